@@ -21,8 +21,8 @@ MACHINE_PATH = re.compile(r"(?<![\w.~/-])/(?:work|root|home|Users|opt|mnt)/[\w.@
 # Where packages come from is the installing machine's business.
 INDEX = re.compile(
     r"(?:pypi|pythonhosted|npmjs|anaconda)\.(?:org|com)\b"
-    r"|(?<!emit-)\b(?:extra-)?index-url\b"
-    r"|\bfind-links\b"
+    r"|(?<!emit-)\b(?:extra-)?index[-]url\b"
+    r"|\bfind[-]links\b"
     r"|https?://[^\s'\"]*/simple\b"
 )
 
