@@ -469,7 +469,13 @@ class Scenario(Record):
         else:
             each = sum(storm.vm == "each" for storm in self.storms)
             room = machine.threads - (len(self.storms) - each)
-            field, largest = "vms", max(1, room // (self.vcpus + each))
+            field, largest = "vms", room // (self.vcpus + each)
+            if largest < 1:
+                field, largest = "vcpus", machine.threads - len(self.storms)
+            if largest < 1:
+                raise InputError(
+                    f"{clients} storm clients alone fill {machine.name}; leave some out", "storms"
+                )
         have = f"{machine.name} has {machine.threads} hardware threads"
         need = f"{self.vms} x {self.vcpus} vCPUs and {clients} storm clients need {actors}"
         raise InputError(f"{need}, {have}; largest is {field}={largest}", field)
