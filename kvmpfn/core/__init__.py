@@ -1,0 +1,1 @@
+"""The compiled engine: numbers and arrays only."""

@@ -1,0 +1,43 @@
+"""One decorator alias, so that compile flags and the cache's place are decided once."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from llvmlite import binding
+
+
+def _cache_dir() -> str:
+    """A folder named by all that the machine code depends on.
+
+    numba's own index looks at the entry function's file only, and would run stale code after a helper
+    in another file changed.
+    """
+    digest = hashlib.sha256(f"{numba.__version__} {binding.get_host_cpu_name()}".encode())
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    base = os.environ.get("KVMPFN_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
+    root = Path(base) if base else Path.home() / ".cache"
+    return str(root / "kvmpfn" / digest.hexdigest()[:16])
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """Compile a step of the engine; compiled into, and cached with, the kernel that calls it."""
+    return numba.njit(nogil=True, fastmath=False, error_model="numpy")(function)
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile an entry point, cached on disk where a folder can be written, else in this process."""
+    dispatcher = numba.njit(nogil=True, fastmath=False, error_model="numpy")(function)
+    if hasattr(dispatcher, "enable_caching"):  # absent under NUMBA_DISABLE_JIT=1
+        before = numba.config.CACHE_DIR
+        # RuntimeError: no place can be written; numba says so while decorating, and we go on uncached.
+        with contextlib.suppress(RuntimeError, OSError):
+            numba.config.CACHE_DIR = _cache_dir()
+            dispatcher.enable_caching()
+        numba.config.CACHE_DIR = before
+    return dispatcher

@@ -1,0 +1,230 @@
+"""The other side: invalidate_range_start and _end, the flush, and the staleness test that faults make.
+
+An actor that invalidates puts [N_START, N_END) in its record, takes `start`, and gets its step N_RETURN
+back when start has returned; the same for `end` (virt/kvm/kvm_main.c). A vCPU that breaks copy-on-write
+inside GUP goes through the same steps.
+"""
+
+from . import layout as L
+from .events import bin_add, count, fail, schedule
+from .jit import jit
+from .lines import charge, local_barrier, private, rmw_add, rmw_cas, store
+from .qrwlock import contended, write_lock, write_unlock
+from .tdp_mmu import next_leaf, zap_leaf
+
+FRESH, RANGE, FALSE_RANGE, SEQ = 0, 1, 2, 3
+
+
+@jit
+def mmu_invalidate_retry_gfn(w, a):
+    """mmu_invalidate_retry_gfn: FRESH, or why the fault is stale.
+
+    RANGE if an invalidation in progress covers the gfn; else SEQ if one finished since the snapshot, wherever
+    it was; else FALSE_RANGE if only the collapsed interval covers the gfn.
+    """
+    vm = w[a + L.VM]
+    gfn = w[a + L.V_GFN]
+    collapsed = (
+        w[vm + L.IN_PROGRESS] > 0 and gfn >= w[vm + L.RANGE_START] and gfn < w[vm + L.RANGE_END]
+    )
+    if collapsed:
+        other = w[vm + L.ACTIVE_HEAD]
+        while other != 0:
+            if gfn >= w[other + L.N_START] and gfn < w[other + L.N_END]:
+                return RANGE
+            other = w[other + L.N_ACTIVE_NEXT]
+    if w[vm + L.SEQ] != w[a + L.V_SEQ]:
+        return SEQ
+    if collapsed:
+        return FALSE_RANGE
+    return FRESH
+
+
+@jit
+def flush_remote_tlbs(w, a, t):
+    """kvm_flush_remote_tlbs: request each vCPU, kick those in the guest; returns the time of the last ack."""
+    vm = w[a + L.VM]
+    count(w, a, L.K_REMOTE_TLB_FLUSH_REQUESTS, 1)
+    last = t
+    kicked = 0
+    for i in range(w[vm + L.VCPU_TOTAL]):
+        v = w[vm + L.VCPUS] + i * L.VCPU_WORDS
+        if w[v + L.FINISHED]:
+            continue
+        t = rmw_add(w, a, v + L.V_REQUEST_LINE, L.X_VCPU_REQUEST, L.PART_FLUSH, t)
+        if w[v + L.PC] == L.PC_ACCESS and v != a:
+            t = local_barrier(w, a, 1, L.PART_FLUSH, t)
+            t += private(w, a, L.PART_FLUSH, w[L.C_IPI_SEND])
+            ipi = w[L.C_IPI_SOCKET]
+            if w[v + L.SOCKET] != w[a + L.SOCKET]:
+                ipi = w[L.C_IPI_REMOTE]
+            last = max(last, t + ipi)
+            w[v + L.V_OWED] += w[L.C_EXIT] + w[L.C_FLUSH_TLB] + w[L.C_ENTRY]
+            kicked += 1
+        else:
+            w[v + L.V_TLB_REQUEST] = 1
+    count(w, a, L.K_KICKS, kicked)
+    if kicked > 0:
+        count(w, a, L.K_REMOTE_TLB_FLUSH, 1)
+    charge(w, a, L.PART_FLUSH, max(t, last) - t)
+    return max(t, last)
+
+
+@jit
+def start(w, a):
+    """invalidate_range_start: count the invalidation in, then mmu_lock for write."""
+    vm = w[a + L.VM]
+    t = w[L.NOW] + private(w, a, L.PART_WALK, w[L.C_NOTIFIER_CALL])
+    t = rmw_add(w, a, vm + L.MN_LINE, L.X_MN_LOCK, L.PART_WALK, t)
+    w[vm + L.MN_ACTIVE] += 1
+    write_lock(w, a, L.PC_START_LOCKED, t)
+
+
+@jit
+def start_locked(w, a):
+    """kvm_mmu_invalidate_begin: in_progress and the one collapsed range, which only widens until idle."""
+    vm = w[a + L.VM]
+    t = store(w, a, vm + L.SEQ_LINE, L.PART_SEQ_LINE, w[L.NOW])
+    w[vm + L.SEQ_VERSION] += 1
+    w[vm + L.IN_PROGRESS] += 1
+    if w[vm + L.IN_PROGRESS] == 1:
+        w[vm + L.RANGE_START] = w[a + L.N_START]
+        w[vm + L.RANGE_END] = w[a + L.N_END]
+    else:
+        w[vm + L.RANGE_START] = min(w[vm + L.RANGE_START], w[a + L.N_START])
+        w[vm + L.RANGE_END] = max(w[vm + L.RANGE_END], w[a + L.N_END])
+    w[a + L.N_ACTIVE_NEXT] = w[vm + L.ACTIVE_HEAD]
+    w[vm + L.ACTIVE_HEAD] = a
+    w[a + L.N_CURSOR] = w[a + L.N_START]
+    w[a + L.N_PENDING_FLUSH] = 0
+    w[a + L.N_PROGRESS] = 0
+    w[a + L.N_YIELDING] = 0
+    to_next_leaf(w, a, t)
+
+
+@jit
+def to_next_leaf(w, a, t):
+    """Find the next leaf of the range: a step of its own, or on to the flush when there is none."""
+    vm = w[a + L.VM]
+    t += private(w, a, L.PART_WALK, w[L.C_ZAP_SKIP])
+    gfn = -1
+    if w[L.M_GUARDED]:
+        addr, line, level, gfn = next_leaf(w, vm, w[a + L.N_CURSOR], w[a + L.N_END])
+        w[a + L.N_LEAF] = addr
+        w[a + L.N_LINE] = line
+        w[a + L.N_LEAF_LEVEL] = level
+    w[a + L.N_GFN] = gfn
+    if gfn >= 0:
+        schedule(w, a, L.PC_ZAP, t)
+        return
+    if w[a + L.N_PENDING_FLUSH]:
+        t = flush_remote_tlbs(w, a, t)
+    schedule(w, a, L.PC_FLUSHED, t)
+
+
+@jit
+def zap(w, a):
+    """One leaf; before it, and after progress, a yielding kernel gives way to a waiting fault.
+
+    tdp_mmu_iter_cond_resched: flush what is pending, unlock, and queue again at the tail.
+    """
+    vm = w[a + L.VM]
+    t = w[L.NOW]
+    if w[L.PREEMPT_YIELDS] and w[a + L.N_PROGRESS] and contended(w, vm):
+        count(w, a, L.K_ZAP_YIELDS, 1)
+        w[a + L.N_YIELDING] = 1
+        if w[a + L.N_PENDING_FLUSH]:
+            t = flush_remote_tlbs(w, a, t)
+            w[a + L.N_PENDING_FLUSH] = 0
+        schedule(w, a, L.PC_FLUSHED, t)
+        return
+    gfn = w[a + L.N_GFN]
+    level = w[a + L.N_LEAF_LEVEL]
+    t = zap_leaf(w, a, w[a + L.N_LEAF], w[a + L.N_LINE], level, gfn, t)
+    w[a + L.N_PENDING_FLUSH] = 1
+    w[a + L.N_PROGRESS] = 1
+    shift = 9 * (level - 1)
+    w[a + L.N_CURSOR] = ((gfn >> shift) + 1) << shift
+    to_next_leaf(w, a, t)
+
+
+@jit
+def flushed(w, a):
+    """All vCPUs have answered: unlock, and return from start (or queue again after a yield)."""
+    vm = w[a + L.VM]
+    t = write_unlock(w, a, w[L.NOW])
+    if w[a + L.N_YIELDING] == 1:
+        w[a + L.N_YIELDING] = 2
+        write_lock(w, a, L.PC_RESUME, t)
+        return
+    if w[L.CHECK] and w[L.M_GUARDED] and w[L.M_SEQ_CHECKED]:
+        _, _, _, gfn = next_leaf(w, vm, w[a + L.N_START], w[a + L.N_END])
+        if gfn >= 0:
+            fail(w, 2, 1)  # invariant 1: nothing in the range is mapped when start returns
+    schedule(w, a, w[a + L.N_RETURN], t)
+
+
+@jit
+def end(w, a):
+    """invalidate_range_end: mmu_lock for write again."""
+    t = w[L.NOW] + private(w, a, L.PART_WALK, w[L.C_NOTIFIER_CALL])
+    write_lock(w, a, L.PC_END_LOCKED, t)
+
+
+@jit
+def end_locked(w, a):
+    """kvm_mmu_invalidate_end: seq + 1, then in_progress - 1; unlock; count the invalidation out."""
+    vm = w[a + L.VM]
+    t = store(w, a, vm + L.SEQ_LINE, L.PART_SEQ_LINE, w[L.NOW])
+    w[vm + L.SEQ_VERSION] += 1
+    w[vm + L.SEQ] += 1
+    w[vm + L.IN_PROGRESS] -= 1
+    before = 0
+    other = w[vm + L.ACTIVE_HEAD]
+    while other != a:
+        before = other
+        other = w[other + L.N_ACTIVE_NEXT]
+    if before == 0:
+        w[vm + L.ACTIVE_HEAD] = w[a + L.N_ACTIVE_NEXT]
+    else:
+        w[before + L.N_ACTIVE_NEXT] = w[a + L.N_ACTIVE_NEXT]
+    t = write_unlock(w, a, t)
+    w[vm + L.MN_ACTIVE] -= 1
+    t = rmw_add(w, a, vm + L.MN_LINE, L.X_MN_LOCK, L.PART_WALK, t)
+    count(w, a, L.K_INVALIDATIONS, 1)
+    if w[a + L.IS_VCPU]:
+        count(w, a, L.K_INVALIDATIONS_SELF, 1)
+    bin_add(w, L.TL_INVALIDATIONS, w[L.NOW], 1)
+    schedule(w, a, w[a + L.N_RETURN], t)
+
+
+@jit
+def resume(w, a):
+    """The lock again after a yield: look for the next leaf from where the zap stopped."""
+    w[a + L.N_YIELDING] = 0
+    w[a + L.N_PROGRESS] = 0
+    to_next_leaf(w, a, w[L.NOW])
+
+
+@jit
+def age(w, a):
+    """clear_flush_young over the range, under the lock or not: test and clear the accessed bits."""
+    vm = w[a + L.VM]
+    t = w[L.NOW]
+    gfn = w[a + L.N_START]
+    aged = 0
+    while True:
+        addr, line, level, gfn = next_leaf(w, vm, gfn, w[a + L.N_END])
+        if gfn < 0:
+            break
+        if w[addr] & L.SPTE_A:
+            t = rmw_cas(w, a, line, L.X_SPTE, L.PART_SPTE, t)
+            w[addr] &= ~L.SPTE_A
+            aged += 1
+        t += private(w, a, L.PART_WALK, w[L.C_ZAP_SKIP])
+        shift = 9 * (level - 1)
+        gfn = ((gfn >> shift) + 1) << shift
+    count(w, a, L.K_AGED, aged)
+    if aged > 0 and w[L.M_AGING_FLUSH]:
+        t = flush_remote_tlbs(w, a, t)
+    return t

@@ -1,0 +1,63 @@
+"""What is there before the first event: host memory already present, and leaves KVM has mapped already."""
+
+from . import layout as L
+from .host_mm import allocate_words, folio_of, pte_address
+from .jit import jit
+from .tdp_mmu import lookup
+
+
+@jit
+def map_leaf(w, vm, r, gfn, level, pte):
+    """Map one leaf as an earlier fault would have left it; write-protected where dirty logging demands."""
+    while True:
+        addr, _, at = lookup(w, vm, gfn)
+        if at <= level:
+            break
+        table = allocate_words(w, L.TABLE_WORDS)
+        w[addr] = (table << L.SPTE_PFN_SHIFT) | L.SPTE_TABLE | L.SPTE_PRESENT
+        w[w[L.COUNTERS] + w[vm + L.VM_ID] * L.COUNTER_COUNT + L.K_TABLES_BUILT] += 1
+    spte = ((pte >> L.P_GEN_SHIFT) << L.SPTE_PFN_SHIFT) | L.SPTE_PRESENT | L.SPTE_A | L.SPTE_X
+    if level > 1:
+        spte |= L.SPTE_HUGE
+        if w[L.NX_HUGE_PAGES]:
+            spte &= ~L.SPTE_X
+    if (pte & L.P_STATE) != L.P_RO:
+        spte |= L.SPTE_HOST_W | L.SPTE_MMU_W
+        if not w[L.DIRTY_LOGGING]:
+            spte |= L.SPTE_W | L.SPTE_D
+        elif w[L.PML] and level == 1:
+            spte |= L.SPTE_W
+    folio = folio_of(w, r, gfn, pte)
+    if folio != 0 and (w[L.M_SPTE_BIT] == L.BIT_ALL or (w[L.M_SPTE_BIT] == L.BIT_4K and level == 1)):
+        spte |= L.SPTE_REFCOUNTED
+    w[addr] = spte
+    w[w[L.COUNTERS] + w[vm + L.VM_ID] * L.COUNTER_COUNT + L.K_PAGES_4K + level - 1] += 1
+
+
+@jit
+def populate(w):
+    """Fill the regions that the scenario declares populated or mapped."""
+    for i in range(w[L.VM_COUNT]):
+        vm = w[w[L.VM_PTRS] + i]
+        for j in range(w[vm + L.REGION_COUNT]):
+            r = w[vm + L.REGIONS] + j * L.REGION_WORDS
+            if not w[r + L.R_POPULATED]:
+                continue
+            backing = w[r + L.R_BACKING]
+            state = L.P_RW
+            if backing == L.B_PFNMAP or backing == L.B_TAIL_PAGES:
+                state = L.P_SPECIAL
+            elif backing == L.B_PAGE_CACHE:
+                state = (L.P_RO if w[r + L.R_PRIVATE] else L.P_RW) | L.P_FILE
+            pte = (1 << L.P_GEN_SHIFT) | state
+            unit = 1 << (9 * (w[r + L.R_HOST_LEVEL] - 1))
+            first = w[r + L.R_GFN]
+            for gfn in range(first, first + w[r + L.R_PAGES], unit):
+                w[pte_address(w, r, gfn)] = pte
+                folio = folio_of(w, r, gfn, pte)
+                if folio != 0 and (backing == L.B_ANON or backing == L.B_THP or backing == L.B_PAGE_CACHE):
+                    w[folio + L.FOLIO_STATE] |= L.F_ON_LRU
+            if w[r + L.R_MAPPED]:
+                level = min(w[r + L.R_MAPPED], w[r + L.R_MAX_LEVEL], w[r + L.R_HOST_LEVEL])
+                for gfn in range(first, first + w[r + L.R_PAGES], 1 << (9 * (level - 1))):
+                    map_leaf(w, vm, r, gfn, level, pte)

@@ -1,0 +1,157 @@
+"""KVM's own page tables: walked, allocated and zapped as the TDP MMU does (arch/x86/kvm/mmu/tdp_mmu.c)."""
+
+from . import layout as L
+from .events import bin_add, count
+from .host_mm import allocate_words, folio_of, mark_page_accessed, pte_address, region_of, set_folio_dirty
+from .jit import jit
+from .lines import private, rmw_add, rmw_cas, store
+
+
+@jit
+def is_leaf(spte):
+    """A present entry that maps memory."""
+    return (spte & L.SPTE_PRESENT) != 0 and (spte & L.SPTE_TABLE) == 0
+
+
+@jit
+def lookup(w, vm, gfn):
+    """Walk from the root to the lowest entry for a gfn: (entry's address, its line, its level)."""
+    table = w[vm + L.ROOT]
+    level = w[L.LEVELS]
+    while True:
+        index = (gfn >> (9 * (level - 1))) & 511
+        entry = w[table + index]
+        if (entry & L.SPTE_TABLE) == 0:
+            return table + index, table + L.TABLE_LINES + (index >> 3), level
+        table = entry >> L.SPTE_PFN_SHIFT
+        level -= 1
+
+
+@jit
+def next_leaf(w, vm, gfn, end):
+    """The first leaf that maps something in [gfn, end): (address, line, level, gfn), gfn -1 if none."""
+    while gfn < end:
+        addr, line, level = lookup(w, vm, gfn)
+        if is_leaf(w[addr]):
+            return addr, line, level, gfn
+        if level == 1:
+            index = gfn & 511
+            table = addr - index
+            stop = min(512, index + end - gfn)
+            while index < stop and not is_leaf(w[table + index]):
+                index += 1
+            gfn = (gfn & ~511) + index
+            if index < stop:
+                return table + index, table + L.TABLE_LINES + (index >> 3), 1, gfn
+        else:
+            shift = 9 * (level - 1)
+            gfn = ((gfn >> shift) + 1) << shift
+    return 0, 0, 0, -1
+
+
+@jit
+def update_page_stats(w, a, level, amount, t):
+    """kvm_update_page_stats: an atomic add on the VM's one line of kvm->stat.pages[]."""
+    count(w, a, L.K_PAGES_4K + level - 1, amount)
+    return rmw_add(w, a, w[a + L.VM] + L.STAT_LINE, L.X_STAT_PAGES, L.PART_STAT_PAGES, t)
+
+
+@jit
+def has_volatile_bits(spte):
+    """spte_has_volatile_bits: hardware or the fast path may change it under the writer."""
+    if (spte & L.SPTE_MMU_W) != 0 and (spte & L.SPTE_W) == 0:
+        return True
+    if (spte & L.SPTE_A) == 0:
+        return True
+    return (spte & L.SPTE_W) != 0 and (spte & L.SPTE_D) == 0
+
+
+@jit
+def propagate_accessed_dirty(w, a, gfn, spte, t):
+    """What zapping a leaf does to its struct page (handle_changed_spte's kvm_set_pfn_{dirty,accessed})."""
+    if not w[L.M_ZAP_MARKS_PAGE]:
+        return t
+    if w[L.M_SPTE_BIT] != L.BIT_NONE and (spte & L.SPTE_REFCOUNTED) == 0:
+        return t
+    r = region_of(w, w[a + L.VM], gfn)
+    folio = folio_of(w, r, gfn, w[pte_address(w, r, gfn)])
+    if folio == 0:
+        return t
+    if spte & L.SPTE_D:
+        t = set_folio_dirty(w, a, folio, t)
+    if spte & L.SPTE_A:
+        t = mark_page_accessed(w, a, folio, t)
+    return t
+
+
+@jit
+def zap_leaf(w, a, addr, line, level, gfn, t):
+    """One leaf of tdp_mmu_zap_leafs, under mmu_lock for write."""
+    spte = w[addr]
+    t += private(w, a, L.PART_WALK, w[L.C_ZAP_LEAF])
+    if has_volatile_bits(spte):
+        t = rmw_add(w, a, line, L.X_SPTE, L.PART_SPTE, t)
+    else:
+        t = store(w, a, line, L.PART_SPTE, t)
+    w[addr] = 0
+    t = update_page_stats(w, a, level, -1, t)
+    count(w, a, L.K_ZAPPED, 1)
+    bin_add(w, L.TL_ZAPPED, w[L.NOW], 1)
+    return propagate_accessed_dirty(w, a, gfn, spte, t)
+
+
+@jit
+def link_table(w, a, addr, line, expected, level, t):
+    """tdp_mmu_link_sp: cmpxchg a new table into its parent entry; (won, time). A huge leaf is split into it."""
+    t = rmw_cas(w, a, line, L.X_PAGE_TABLE, L.PART_WALK, t)
+    if w[addr] != expected:
+        count(w, a, L.K_TABLES_LOST, 1)
+        return False, t
+    table = allocate_words(w, L.TABLE_WORDS)
+    if is_leaf(expected):
+        child = expected
+        if level == 2:
+            child &= ~L.SPTE_HUGE
+        for i in range(512):
+            w[table + i] = child
+        count(w, a, L.K_HUGE_SPLITS, 1)
+        t = update_page_stats(w, a, level, -1, t)
+        t = update_page_stats(w, a, level - 1, 512, t)
+    w[addr] = (table << L.SPTE_PFN_SHIFT) | L.SPTE_TABLE | L.SPTE_PRESENT
+    count(w, a, L.K_TABLES_BUILT, 1)
+    t = rmw_add(w, a, w[a + L.VM] + L.TABLES_LINE, L.X_PAGE_TABLE, L.PART_WALK, t)
+    return True, t
+
+
+@jit
+def make_spte(w, a, old, level, gen):
+    """make_spte: the leaf that this fault would install.
+
+    The dirty bit is left out where the old leaf was writable already: that is why, before the early
+    SPURIOUS check, a second vCPU rewrote a leaf that was right (data/README.md).
+    """
+    spte = (gen << L.SPTE_PFN_SHIFT) | L.SPTE_PRESENT | L.SPTE_A
+    if level > 1:
+        spte |= L.SPTE_HUGE
+    if level == 1 or not w[L.NX_HUGE_PAGES]:
+        spte |= L.SPTE_X
+    if w[a + L.V_WRITABLE]:
+        spte |= L.SPTE_HOST_W | L.SPTE_MMU_W | L.SPTE_W
+        if (old & L.SPTE_PRESENT) == 0 or (old & L.SPTE_W) == 0:
+            spte |= L.SPTE_D
+    if w[a + L.V_FOLIO] != 0:
+        if w[L.M_SPTE_BIT] == L.BIT_ALL or (w[L.M_SPTE_BIT] == L.BIT_4K and level == 1):
+            spte |= L.SPTE_REFCOUNTED
+    return spte
+
+
+@jit
+def is_access_allowed(spte, kind):
+    """is_access_allowed: the leaf grants this kind of access."""
+    if not is_leaf(spte):
+        return False
+    if kind == L.WRITE:
+        return (spte & L.SPTE_W) != 0
+    if kind == L.EXEC:
+        return (spte & L.SPTE_X) != 0
+    return True
