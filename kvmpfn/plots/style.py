@@ -1,0 +1,120 @@
+"""How every figure looks, and how it is written down so that a second run writes the same bytes."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["COLORS", "label_lines", "save", "style"]
+
+SHEET = Path(__file__).parent.parent / "kvmpfn.mplstyle"
+
+COLORS = {
+    "blue": "#0072B2",
+    "vermilion": "#D55E00",
+    "green": "#009E73",
+    "purple": "#CC79A7",
+    "sky": "#56B4E9",
+    "orange": "#E69F00",
+    "black": "#000000",
+    "grey": "#8A8A8A",
+}
+"""Okabe and Ito's palette, which reads without colour vision."""
+
+
+def style() -> AbstractContextManager[None]:
+    """Return a context in which figures are drawn in the project's style."""
+    import matplotlib
+
+    return matplotlib.rc_context(fname=SHEET)
+
+
+def save(
+    fig: Figure,
+    name: str,
+    frame: pd.DataFrame | None = None,
+    digest: str = "",
+    folder: str | os.PathLike[str] | None = None,
+) -> list[Path]:
+    """Write a figure as NAME.svg and NAME.pdf, and the data behind it as NAME.csv.
+
+    The same figure and data give the same bytes.
+
+    Parameters
+    ----------
+    fig : Figure
+        What to write.
+    name : str
+        Name of the files, without a suffix.
+    frame : DataFrame, optional
+        The numbers that the figure shows; floats are written with nine digits.
+    digest : str
+        Digest of the scenario, or of the scenarios, kept in the metadata of SVG and PDF.
+    folder : path, optional
+        Where to; the folder that ``KVMPFN_FIGURES`` names, or ``figures``, if not given.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+    """
+    target = Path(folder if folder is not None else os.environ.get("KVMPFN_FIGURES") or "figures")
+    target.mkdir(parents=True, exist_ok=True)
+    svg, pdf, csv = (target / f"{name}.{suffix}" for suffix in ("svg", "pdf", "csv"))
+    about = f"scenario sha256:{digest}" if digest else ""
+    in_svg: dict[str, Any] = {"Date": None, "Creator": "kvmpfn", "Title": name, "Description": about or None}
+    in_pdf: dict[str, Any] = {
+        "CreationDate": None, "Creator": "kvmpfn", "Producer": None, "Title": name, "Subject": about or None,
+    }  # fmt: skip
+    with style():
+        fig.savefig(svg, metadata=in_svg)
+        fig.savefig(pdf, metadata=in_pdf)
+    written = [svg, pdf]
+    if frame is not None:
+        frame.to_csv(csv, index=False, float_format="%.9g", lineterminator="\n")
+        written.append(csv)
+    return written
+
+
+def label_lines(ax: Axes, right: float = 0.22, gap: float = 0.055) -> None:
+    """Write each labelled line's name at its right end, in its colour, without one name over another.
+
+    Parameters
+    ----------
+    ax : Axes
+        Its lines whose label does not start with an underscore are named; their limits are final.
+    right : float
+        Room to the right of the data, as a part of the axes' width, that the names may need.
+    gap : float
+        Least distance between two names, as a part of the axes' height.
+    """
+    lines = [line for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
+    low, high = ax.get_xlim()
+    to_axes = ax.transScale + ax.transLimits
+    if right:
+        left, edge = (to_axes.inverted().transform((part, 0.0))[0] for part in (0.0, 1.0 + right))
+        ax.set_xlim(min(low, left), edge)
+        to_axes = ax.transScale + ax.transLimits
+    ends = []
+    for line in lines:
+        points = [(x, y) for x, y in zip(*line.get_data(), strict=True) if y == y]
+        if points:
+            at = to_axes.transform(points[-1])
+            ends.append((float(at[1]), float(at[0]), line))
+    ends.sort(key=lambda end: end[0])
+    heights = [end[0] for end in ends]
+    for number in range(1, len(heights)):
+        heights[number] = max(heights[number], heights[number - 1] + gap)
+    over = max(0.0, max(heights, default=0.0) - 1.0)
+    for height, (_, x, line) in zip(heights, ends, strict=True):
+        ax.text(
+            x + 0.015, height - over, str(line.get_label()), transform=ax.transAxes,
+            color=line.get_color(), va="center", fontsize=8,
+        )  # fmt: skip
