@@ -1,0 +1,427 @@
+"""The command line: the API's verbs.
+
+A user's mistake is one line on standard error that says what, where and the nearest valid value, and exit
+code 2; nothing is then half-written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from kvmpfn.units import InputError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from kvmpfn.results import Run
+    from kvmpfn.scenario import Scenario
+    from kvmpfn.study import Study
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Simulate how KVM turns guest page faults into host pages.",
+)
+
+ScenarioFile = Annotated[Path, typer.Argument(metavar="SCENARIO", help="A scenario file, TOML or JSON.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a field, such as vcpus=8 or storms.0.rate=1k/s."),
+]
+Until = Annotated[str | None, typer.Option(help="When to end: '3000000 faults' or '10ms'.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Axes = Annotated[
+    list[str], typer.Argument(metavar="KEY=VALUE,VALUE...", help="What to vary, and the values it takes.")
+]
+Replicas = Annotated[int, typer.Option(help="Simulations of each combination.")]
+Jobs = Annotated[int, typer.Option(help="Simulations at once; 0 for one a processor.")]
+Store = Annotated[Path | None, typer.Option(help="Folder that keeps finished runs, to go on from.")]
+Csv = Annotated[Path | None, typer.Option(help="Write one row a run to this CSV file.")]
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the versions in use, and stop.")] = False,
+) -> None:
+    if version:
+        from kvmpfn.versions import show_versions
+
+        show_versions()
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    scenario: ScenarioFile,
+    changes: Changes = None,
+    until: Until = None,
+    output: Annotated[Path | None, typer.Option(help="Write the run to this Parquet file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Simulate one scenario, and say what was found."""
+    what = _scenario(scenario, changes, until)
+    _check_output(output)
+    from kvmpfn.simulator import simulate
+
+    result = simulate(what)
+    if output:
+        result.to_parquet(output)
+    _show_run(result, as_json)
+
+
+@app.command()
+def compare(
+    scenario: ScenarioFile,
+    alternatives: Annotated[
+        str, typer.Argument(metavar="KEY=VALUE,VALUE...", help="What to compare; the first is the baseline.")
+    ],
+    metric: Annotated[
+        list[str] | None, typer.Option(help="What to compare them by; may be given more than once.")
+    ] = None,
+    changes: Changes = None,
+    until: Until = None,
+    replicas: Replicas = 8,
+    jobs: Jobs = 0,
+    store: Store = None,
+    csv: Csv = None,
+    as_json: Json = False,
+) -> None:
+    """Simulate alternatives under the same draws, and show paired differences."""
+    metrics = metric or ["faults_per_second", "retry_share", "latency.mean"]
+    study = _study(scenario, [alternatives], changes, until, replicas, jobs, store, csv, metrics)
+    import pandas as pd
+
+    tables = [study.paired(metric=name) for name in metrics]
+    _show_table(pd.concat(tables, ignore_index=True), as_json)
+
+
+@app.command()
+def sweep(
+    scenario: ScenarioFile,
+    axes: Axes,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="What to show; may be given more than once.")
+    ] = None,
+    changes: Changes = None,
+    until: Until = None,
+    replicas: Replicas = 8,
+    jobs: Jobs = 0,
+    store: Store = None,
+    csv: Csv = None,
+    as_json: Json = False,
+) -> None:
+    """Simulate every combination of some values, and show means with intervals."""
+    metrics = metric or ["faults_per_second", "retry_share", "latency.mean"]
+    study = _study(scenario, axes, changes, until, replicas, jobs, store, csv, metrics)
+    _show_table(study.summary(), as_json)
+
+
+@app.command()
+def memory(
+    size: Annotated[str, typer.Argument(metavar="SIZE", help="Guest memory, such as 16GiB.")],
+    level: Annotated[str, typer.Option(help="Size of KVM's mappings: 4k, 2m or 1g.")] = "4k",
+    backing: Annotated[str, typer.Option(help="What the memory is in the host.")] = "anon",
+    mmu: Annotated[str, typer.Option(help="tdp or shadow.")] = "tdp",
+    levels: Annotated[int, typer.Option(help="Depth of the tables: 4 or 5.")] = 4,
+    vcpus: Annotated[int, typer.Option(help="Number of vCPUs.")] = 1,
+    dirty_logging: Annotated[bool, typer.Option("--dirty-logging", help="Log dirty pages.")] = False,
+    hvo: Annotated[bool, typer.Option("--hvo", help="The hugetlb vmemmap optimisation is on.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Count the bytes that mapping a guest's memory takes, structure by structure."""
+    from kvmpfn.memory import memory_ledger
+
+    ledger = memory_ledger(
+        size,
+        level=level,  # type: ignore[arg-type]  # checked there
+        backing=backing,
+        mmu=mmu,  # type: ignore[arg-type]  # checked there
+        levels=levels,
+        vcpus=vcpus,
+        dirty_logging=dirty_logging,
+        hvo=hvo,
+    )
+    if as_json:
+        rows = [
+            {"structure": row.name, "bytes": row.bytes, "formula": row.formula, "source": row.source}
+            for row in ledger
+        ]
+        _print_json({"guest_bytes": ledger.guest_bytes, "total_bytes": ledger.total, "structures": rows})
+    else:
+        print(ledger)
+
+
+@app.command()
+def figures(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME...", help="Notebooks to run, by name or part of it; all if none."),
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="The checkout; if not given, found from here up.")] = None,
+    timeout: Annotated[int, typer.Option(help="Seconds that a notebook's cell may take.")] = 1800,
+    as_json: Json = False,
+) -> None:
+    """Run the notebooks in order; each writes its figures, and the data behind them, to figures/."""
+    checkout = _checkout(root)
+    notebooks = _notebooks(checkout, names or [])
+    failures: dict[str, str] = {}
+    for path in notebooks:
+        if not as_json:
+            print(f"{path.stem} ...", flush=True)
+        if failure := _execute_notebook(path, checkout, timeout):
+            failures[path.stem] = failure
+            print(f"kvmpfn: {path.name}: {failure}", file=sys.stderr, flush=True)
+    if as_json:
+        _print_json({path.stem: failures.get(path.stem) for path in notebooks})
+    if failures:
+        raise typer.Exit(1)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line, and exit with its code.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        In place of the process's own.
+    """
+    try:
+        code = app(arguments, prog_name="kvmpfn", standalone_mode=False)
+        sys.stdout.flush()
+    except InputError as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        # The reader had enough; leave nothing for the interpreter to flush at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        # Typer's own complaints about options, which are the user's mistakes too.
+        if (message := getattr(error, "format_message", None)) is None:
+            raise
+        # Without arguments there is help, which Typer has printed already.
+        _fail(message(), 2) if message() else sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"kvmpfn: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _scenario(path: Path, changes: list[str] | None, until: str | None) -> Scenario:
+    """Read a scenario file, and change what the command line changes."""
+    from kvmpfn.scenario import Scenario
+
+    if not path.is_file():
+        files = _scenario_files(path.parent)
+        hint = f"; nearest is {path.with_name(nearest(path.name, files))}" if files else ""
+        raise InputError(f"{path}: no such file{hint}")
+    scenario = Scenario.load(path)
+    for change in changes or []:
+        key, value = _assignment("--set", change)
+        scenario = scenario.with_path(key, _value(value))
+    return scenario.replace(until=until) if until else scenario
+
+
+def _scenario_files(folder: Path) -> list[str]:
+    return [path.name for pattern in ("*.toml", "*.json") for path in folder.glob(pattern)]
+
+
+def _study(
+    path: Path,
+    axes: list[str],
+    changes: list[str] | None,
+    until: str | None,
+    replicas: int,
+    jobs: int,
+    store: Path | None,
+    csv: Path | None,
+    metrics: list[str],
+) -> Study:
+    """Run a sweep as the command line asks for it."""
+    scenario = _scenario(path, changes, until)
+    values: dict[str, list[Any]] = {}
+    for axis in axes:
+        key, text = _assignment("axis", axis)
+        if key in values:
+            raise InputError(f"{key}: stands there twice; list its values once, as {key}=VALUE,VALUE")
+        values[key] = [_value(item) for item in _split(text)]
+    if jobs < 0:
+        raise InputError(f"--jobs: {jobs} is negative; nearest is 0")
+    _check_output(csv)
+    from kvmpfn import study
+
+    result = study.sweep(
+        scenario,
+        values,
+        replicas=replicas,
+        executor=jobs or "local",
+        store=store,
+        progress=sys.stderr.isatty(),
+        metrics=metrics,
+    )
+    if csv:
+        _write_csv(result.frame, csv)
+    return result
+
+
+def _assignment(where: str, text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals and value):
+        raise InputError(f"{where}: {text!r} is not KEY=VALUE; for instance fault_path=v6.1")
+    return key.strip(), value.strip()
+
+
+def _value(text: str) -> Any:
+    """Read a value as TOML would; what TOML does not know is a string, so that units need no quotes."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _split(text: str) -> list[str]:
+    """Split at the commas that are outside brackets and quotes."""
+    items, depth, quote = [""], 0, ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "\"'":
+            quote = character
+        elif character in "[{":
+            depth += 1
+        elif character in "]}":
+            depth -= 1
+        elif character == "," and depth == 0:
+            items.append("")
+            continue
+        items[-1] += character
+    return [item.strip() for item in items]
+
+
+def _check_output(path: Path | None) -> None:
+    """Refuse a file that could not be written before anything is simulated."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; nearest is a file in it")
+    folder = path.parent
+    if not folder.is_dir():
+        while not folder.is_dir():
+            folder = folder.parent
+        raise InputError(f"{path}: its folder does not exist; nearest is {folder}")
+
+
+def _write_csv(frame: pd.DataFrame, path: Path) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        frame.to_csv(part, index=False, float_format="%.9g", lineterminator="\n")
+        os.replace(part, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _show_run(result: Run, as_json: bool) -> None:
+    if as_json:
+        _print_json(result.to_dict())
+    else:
+        print(result.explain())
+        print(f"digest: {result.digest}")
+
+
+def _show_table(frame: pd.DataFrame, as_json: bool) -> None:
+    if as_json:
+        # By way of pandas, which writes NaN as null.
+        _print_json(json.loads(frame.to_json(orient="records", double_precision=15)))
+    else:
+        print(frame.to_string(index=False, float_format=lambda number: f"{number:.6g}"))
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _checkout(root: Path | None) -> Path:
+    """Find the folder that has notebooks."""
+    start = (root or Path.cwd()).resolve()
+    for folder in [start] if root else [start, *start.parents]:
+        if any(folder.glob("notebooks/*.ipynb")):
+            return folder
+    raise InputError(
+        f"{start}: no notebooks/*.ipynb there{'' if root else ' or above'}; name the checkout by --root"
+    )
+
+
+def _notebooks(root: Path, names: Sequence[str]) -> list[Path]:
+    """Choose notebooks, in the order of their names."""
+    every = sorted(root.glob("notebooks/*.ipynb"))
+    chosen = set()
+    for name in names:
+        wanted = Path(name).name.removesuffix(".ipynb")
+        exact = [path for path in every if path.stem == wanted]
+        matches = exact or [path for path in every if wanted in path.stem]
+        if not matches:
+            near = nearest(wanted, [path.stem for path in every])
+            raise InputError(f"figures: no notebook {name!r}; nearest is {near!r}")
+        chosen.update(matches)
+    return [path for path in every if path in chosen] if names else every
+
+
+def _execute_notebook(path: Path, root: Path, timeout: int) -> str | None:
+    """Run a notebook from the checkout's root, leave it as it is, and return what went wrong."""
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+    from traitlets.config import Config
+
+    try:
+        notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    except (ValueError, OSError) as error:
+        return f"cannot be read as a notebook: {next(_lines(str(error)), '')}"
+    output = root / "figures"
+    output.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="kvmpfn-") as scratch:
+        environment = {
+            **os.environ,
+            "KVMPFN_FIGURES": str(output),
+            "IPYTHONDIR": scratch,
+            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+            "PYTHONHASHSEED": "0",
+        }
+        # Sockets in a folder of our own: no port that others on this machine could listen to.
+        kernel = {"transport": "ipc", "ip": f"{scratch}/ipc", "connection_file": f"{scratch}/kernel.json"}
+        client = NotebookClient(
+            notebook,
+            config=Config({"KernelManager": kernel}),
+            timeout=timeout,
+            kernel_name="python3",
+            resources={"metadata": {"path": str(root)}},
+        )
+        try:
+            client.execute(env=environment)
+        except CellExecutionError as error:
+            return f"{error.ename}: {next(_lines(error.evalue), '')}"
+        except (CellTimeoutError, DeadKernelError) as error:
+            return next(_lines(str(error)), type(error).__name__)
+    return None
+
+
+def _lines(text: str) -> Iterator[str]:
+    return (line.strip() for line in text.splitlines() if line.strip())
