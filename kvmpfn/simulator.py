@@ -8,7 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvmpfn.core import layout as L
-from kvmpfn.core.names import CLIENT_FIELDS, COUNTERS, DISTANCES, PARTS, RMW_LINES, TIMELINE, VCPU_FIELDS
+from kvmpfn.core.names import (
+    CLIENT_FIELDS,
+    COUNTERS,
+    DISTANCES,
+    ERRORS,
+    PARTS,
+    RMW_LINES,
+    TIMELINE,
+    VCPU_FIELDS,
+)
 from kvmpfn.hosts import COSTS
 from kvmpfn.results import Run
 from kvmpfn.units import InputError
@@ -116,9 +125,7 @@ def simulate(
             bar.update(int(w[L.TAKEN]) - seen)
             seen = int(w[L.TAKEN])
     if w[L.ERROR]:
-        raise InvariantError(
-            f"engine error {int(w[L.ERROR])} at {int(w[L.ERROR_AT])}, time {int(w[L.NOW])} ps, event {int(w[L.EVENTS])}"
-        )
+        raise InvariantError(f"{ERRORS[w[L.ERROR]]} ({w[L.ERROR_AT]}) at {w[L.NOW]} ps, event {w[L.EVENTS]}")
     return world.result()
 
 
@@ -160,7 +167,7 @@ class _World:
                 self.words[where : where + len(value)] = value
 
     def _set(self, where: int, value: Any) -> None:
-        self.writes.append((where, int(value) if np.isscalar(value) else value))
+        self.writes.append((where, value if isinstance(value, np.ndarray) else int(value)))
 
     def _take(self, words: int) -> int:
         start = self.at

@@ -50,7 +50,7 @@ def took_page(w, a, pte, folio, writable, fast, t):
 @jit
 def hva_to_pfn_fast(w, a):
     """get_user_page_fast_only(FOLL_WRITE): tried for reads too; fails on anything but a writable entry."""
-    r, addr, pte = host_pte(w, a)
+    r, _, pte = host_pte(w, a)
     t = w[L.NOW] + private(w, a, L.PART_GUP, w[L.C_GUP_FAST])
     t = load(w, a, pte_line(w, r, w[a + L.V_GFN]), L.PART_GUP, t)
     w[a + L.V_FROM_SLOW] = 0
@@ -70,8 +70,7 @@ def hva_to_pfn_fast(w, a):
 @jit
 def hva_to_pfn_slow(w, a):
     """get_user_pages_unlocked, mmap_lock held: fault the page in if it is not there as wanted."""
-    r, addr, pte = host_pte(w, a)
-    vm = w[a + L.VM]
+    r, _, pte = host_pte(w, a)
     gfn = w[a + L.V_GFN]
     t = w[L.NOW] + private(w, a, L.PART_GUP, w[L.C_GUP_SLOW])
     if w[r + L.R_BACKING] == L.B_PFNMAP or w[r + L.R_BACKING] == L.B_TAIL_PAGES:

@@ -116,7 +116,7 @@ def new_frame(w, r, addr, gfn, state, file):
 
 @jit
 def allocate_pages(w, a, pages, t):
-    """Take pages from the allocator: private work, the zone lock every pcp batch, the LRU lock every batch."""
+    """Take pages from the allocator: private work, a zone lock every pcp batch, an LRU lock every batch."""
     socket = w[L.SOCKETS] + 3 * w[a + L.SOCKET]
     t += private(w, a, L.PART_HOST_FAULT, w[L.C_HOST_FAULT])
     tally(w, a, L.X_HOST, HOST_FAULT_RMWS)

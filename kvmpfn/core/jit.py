@@ -34,10 +34,11 @@ def kernel(function: Callable[..., Any]) -> Any:
     """Compile an entry point, cached on disk where a folder can be written, else in this process."""
     dispatcher = numba.njit(nogil=True, fastmath=False, error_model="numpy")(function)
     if hasattr(dispatcher, "enable_caching"):  # absent under NUMBA_DISABLE_JIT=1
-        before = numba.config.CACHE_DIR
+        config: Any = numba.config
+        before = config.CACHE_DIR
         # RuntimeError: no place can be written; numba says so while decorating, and we go on uncached.
         with contextlib.suppress(RuntimeError, OSError):
-            numba.config.CACHE_DIR = _cache_dir()
+            config.CACHE_DIR = _cache_dir()
             dispatcher.enable_caching()
-        numba.config.CACHE_DIR = before
+        config.CACHE_DIR = before
     return dispatcher

@@ -6,9 +6,9 @@ and lets page tables be allocated as they are in the kernel: 512 entries each, w
 """
 
 # A cache line is one word: busy_until in ps above OWNER_BITS, owner (cpu + 1; 0 = memory) below.
-OWNER_BITS = 10
+OWNER_BITS = 11
 OWNER_MASK = (1 << OWNER_BITS) - 1
-TIME_LIMIT = 1 << 53
+TIME_LIMIT = 1 << 52  # 75 minutes of virtual time
 
 # Header: absolute addresses.
 NOW = 0

@@ -24,9 +24,7 @@ def mmu_invalidate_retry_gfn(w, a):
     """
     vm = w[a + L.VM]
     gfn = w[a + L.V_GFN]
-    collapsed = (
-        w[vm + L.IN_PROGRESS] > 0 and gfn >= w[vm + L.RANGE_START] and gfn < w[vm + L.RANGE_END]
-    )
+    collapsed = w[vm + L.IN_PROGRESS] > 0 and gfn >= w[vm + L.RANGE_START] and gfn < w[vm + L.RANGE_END]
     if collapsed:
         other = w[vm + L.ACTIVE_HEAD]
         while other != 0:
