@@ -126,7 +126,7 @@ class Study:
         Returns
         -------
         DataFrame
-            The axes, `metric`, `mean`, `low`, `high` and `replicas`; the interval is NaN for one replica.
+            The axes, `metric`, `unit`, `mean`, `low`, `high` and `replicas`; the interval is NaN for one replica.
         """
         import pandas as pd
 
@@ -138,6 +138,7 @@ class Study:
                     {
                         **cell,
                         "metric": name,
+                        "unit": _unit(name),
                         "mean": mean,
                         "low": mean - half,
                         "high": mean + half,
@@ -162,8 +163,8 @@ class Study:
         Returns
         -------
         DataFrame
-            A row a cell other than the baseline: the axes, `metric`, `baseline` (mean), `mean`,
-            `difference` with its 95 % interval `low` to `high`, `relative` (difference by the baseline's
+            A row a cell other than the baseline: the axes, `metric`, `unit`, `baseline` (mean),
+            `mean`, `difference` with its 95 % interval `low` to `high`, `relative` (difference by the baseline's
             mean) and `replicas`.
         """
         import pandas as pd
@@ -183,6 +184,7 @@ class Study:
                 {
                     **cell,
                     "metric": metric,
+                    "unit": _unit(metric),
                     "baseline": base,
                     "mean": math.fsum(after) / len(after),
                     "difference": difference,
@@ -192,7 +194,7 @@ class Study:
                     "replicas": len(after),
                 }
             )
-        columns = ["metric", "baseline", "mean", "difference", "low", "high", "relative", "replicas"]
+        columns = ["metric", "unit", "baseline", "mean", "difference", "low", "high", "relative", "replicas"]
         frame = pd.DataFrame(rows, columns=[*self.axes, *columns])
         unit = _unit(metric)
         frame.attrs["units"] = dict.fromkeys(("baseline", "mean", "difference", "low", "high"), unit)
