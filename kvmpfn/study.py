@@ -126,7 +126,8 @@ class Study:
         Returns
         -------
         DataFrame
-            The axes, `metric`, `unit`, `mean`, `low`, `high` and `replicas`; the interval is NaN for one replica.
+            The axes, `metric`, `unit`, `mean`, `low`, `high` and `replicas`; the interval is NaN for one
+            replica.
         """
         import pandas as pd
 
@@ -164,8 +165,8 @@ class Study:
         -------
         DataFrame
             A row a cell other than the baseline: the axes, `metric`, `unit`, `baseline` (mean),
-            `mean`, `difference` with its 95 % interval `low` to `high`, `relative` (difference by the baseline's
-            mean) and `replicas`.
+            `mean`, `difference` with its 95 % interval `low` to `high`, `relative` (difference by
+            the baseline's mean) and `replicas`.
         """
         import pandas as pd
 
