@@ -54,7 +54,7 @@ def _wake(w, a, counter, t):
 
 @jit
 def mmap_unlock(w, a, t):
-    """up_read or up_write, if held: wakes the writer at the front, or all queued readers (rwsem_mark_wake)."""
+    """up_read or up_write, if held: wakes the first writer, or all queued readers (rwsem_mark_wake)."""
     if w[a + L.HELD_MMAP] == 0:
         return t
     vm = w[a + L.VM]

@@ -98,7 +98,7 @@ def access(w, a):
             schedule(w, a, L.PC_ACCESS, t + think)
             return
     gfn = w[a + L.V_GFN]
-    addr, line, level = lookup(w, vm, gfn)
+    addr, _, _ = lookup(w, vm, gfn)
     spte = w[addr]
     if is_access_allowed(spte, w[a + L.V_KIND]):
         r = region_of(w, vm, gfn)
@@ -305,7 +305,6 @@ def leaf(w, a):
     vm = w[a + L.VM]
     t = w[L.NOW]
     old = w[a + L.V_OLD]
-    gfn = w[a + L.V_GFN]
     level = w[a + L.V_LEVEL]
     w[a + L.V_OUTCOME] = L.RET_SPURIOUS
     if not (w[L.M_EARLY_SPURIOUS] and is_access_allowed(old, w[a + L.V_KIND])):

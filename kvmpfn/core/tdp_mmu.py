@@ -102,7 +102,7 @@ def zap_leaf(w, a, addr, line, level, gfn, t):
 
 @jit
 def link_table(w, a, addr, line, expected, level, t):
-    """tdp_mmu_link_sp: cmpxchg a new table into its parent entry; (won, time). A huge leaf is split into it."""
+    """tdp_mmu_link_sp: cmpxchg a new table into its parent entry; (won, time). Splits a huge leaf."""
     t = rmw_cas(w, a, line, L.X_PAGE_TABLE, L.PART_WALK, t)
     if w[addr] != expected:
         count(w, a, L.K_TABLES_LOST, 1)
