@@ -307,7 +307,7 @@ class Trace:
 
         The CONFIG line tells a periodic storm from a closed loop. Without it the times do: even pauses
         between an end and the next start make a closed loop, even gaps between starts a periodic storm; else
-        arrivals are Poisson. Span and hold are medians; the hold runs from the start's return to the end call.
+        arrivals are Poisson. Span and hold are medians; a hold runs from the start's return to the end call.
         """
         threads: dict[int, list[Invalidation]] = {}
         for one in self._assembly.invalidations:
