@@ -1,0 +1,1 @@
+"""Dashboards for notebooks: thin, over data classes that work without a browser."""
