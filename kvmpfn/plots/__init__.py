@@ -1,5 +1,8 @@
 """Figures: one function a figure, numbers in, a Figure out."""
 
-from kvmpfn.plots.style import COLORS, save, style
+from kvmpfn.plots.curves import curves
+from kvmpfn.plots.stacked import stacked_bars
+from kvmpfn.plots.style import COLORS, label_lines, save, style
+from kvmpfn.plots.tornado import tornado
 
-__all__ = ["COLORS", "save", "style"]
+__all__ = ["COLORS", "curves", "label_lines", "save", "stacked_bars", "style", "tornado"]

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
@@ -96,15 +98,14 @@ def label_lines(ax: Axes, right: float = 0.22, gap: float = 0.055) -> None:
         Least distance between two names, as a part of the axes' height.
     """
     lines = [line for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
-    low, high = ax.get_xlim()
-    to_axes = ax.transScale + ax.transLimits
+    low = ax.get_xlim()[0]
     if right:
-        left, edge = (to_axes.inverted().transform((part, 0.0))[0] for part in (0.0, 1.0 + right))
-        ax.set_xlim(min(low, left), edge)
-        to_axes = ax.transScale + ax.transLimits
+        edge = (ax.transScale + ax.transLimits).inverted().transform((1.0 + right, 0.0))[0]
+        ax.set_xlim(low, edge)
+    to_axes = ax.transScale + ax.transLimits
     ends = []
     for line in lines:
-        points = [(x, y) for x, y in zip(*line.get_data(), strict=True) if y == y]
+        points: list[Any] = [point for point in np.asarray(line.get_xydata()) if point[1] == point[1]]
         if points:
             at = to_axes.transform(points[-1])
             ends.append((float(at[1]), float(at[0]), line))
