@@ -216,3 +216,39 @@ def test_v7_forgets_huge_pages(preset, marks):
 def test_write_protected_leaf_is_volatile(preset):
     c = storm_over(Region("2MiB", mapped=True), preset, dirty_logging=True, pml=False).counters
     assert c["rmw.zap.spte"] == PAGES
+
+
+@pytest.mark.parametrize("lru", ["classic", "mglru"])
+def test_the_put_alone_changes_no_count(lru):
+    """Moving v6.1's put under mmu_lock moves when it happens, and no atomic more or fewer."""
+    held, locked, early = (
+        simulate(
+            Scenario(
+                memory=[Region("2MiB", populated=True)],
+                workload=demand_paging(),
+                fault_path=FaultPath("v6.1", reference=reference),
+                lru=lru,
+            )
+        ).counters["rmw.fault.folio"]
+        for reference in ("held", "locked_put", "early_put")
+    )
+    assert held == locked == early
+
+
+def test_dirty_marking_stands_alone():
+    path = FaultPath("v6.1", dirty_marking="at_map")
+    assert per_fault(run(Region("2MiB", populated=True), path))["folio"] == 4
+
+
+def test_a_read_only_slot_is_emulated():
+    """Reads map it without write permission; each later write is emulated, never installed."""
+    work = replay(vcpus=[[[0, 0, 0], [0, 1, 0], [0, 1, 0]]])
+    c = run(Region("2MiB", populated=True, writable=False), workload=work).counters
+    assert c["pf_fixed"] == 1 and c["pf_emulate"] == 2
+
+
+def test_a_shared_file_mapping_breaks_no_copy_on_write():
+    region = Region("2MiB", backing="page_cache", mapping="shared", populated=False)
+    work = replay(vcpus=[[[0, 0, 0], [1, 1, 0], [1, 1, 0]]])
+    c = run(region, workload=work).counters
+    assert c["cow_breaks"] == 0 == c["invalidations.self"]

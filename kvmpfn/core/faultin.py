@@ -39,7 +39,8 @@ def host_pte(w, a):
 def took_page(w, a, pte, folio, writable, fast, t):
     """A successful GUP: the reference (put at once by the early-put paths), the frame, the permission."""
     w[a + L.V_GEN] = pte >> L.P_GEN_SHIFT
-    w[a + L.V_WRITABLE] = writable
+    r = region_of(w, w[a + L.VM], w[a + L.V_GFN])
+    w[a + L.V_WRITABLE] = writable if w[r + L.R_WRITABLE] else 0
     w[a + L.V_FOLIO] = folio
     t = get_folio(w, a, folio, fast, t)
     if w[L.M_REFERENCE] == L.REF_EARLY_PUT:
@@ -156,7 +157,8 @@ def host_fault_install(w, a):
             new_frame(w, r, addr, gfn, L.P_RW, 0)
     elif state == L.P_PROTNONE:
         t = set_pte(w, a, r, gfn, t)
-        w[addr] = (pte & ~L.P_STATE) | (L.P_RO if pte & (L.P_ZERO | L.P_FILE) else L.P_RW)
+        read_only = (pte & L.P_ZERO) != 0 or ((pte & L.P_FILE) != 0 and w[r + L.R_PRIVATE] != 0)
+        w[addr] = (pte & ~L.P_STATE) | (L.P_RO if read_only else L.P_RW)
     elif state == L.P_RO and w[a + L.V_COW]:
         t = set_pte(w, a, r, gfn, t)
         new_frame(w, r, addr, gfn, L.P_RW, 0)

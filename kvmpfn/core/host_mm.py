@@ -234,13 +234,14 @@ def host_folio_add(w, a, folio, t):
 
 @jit
 def fault_around(w, a, r, gfn, t):
-    """do_fault_around: map the present page-cache pages of the aligned window read-only; two RMWs a folio."""
+    """do_fault_around: map the present page-cache pages of the aligned window; two RMWs a page."""
+    state = L.P_RO if w[r + L.R_PRIVATE] else L.P_RW
     window = max(1, w[r + L.R_FAULT_AROUND])
     first = gfn - (gfn - w[r + L.R_GFN]) % window
     for other in range(first, min(first + window, w[r + L.R_GFN] + w[r + L.R_PAGES])):
         addr = pte_address(w, r, other)
         if (w[addr] & L.P_STATE) == L.P_ABSENT and other != gfn:
-            new_frame(w, r, addr, other, L.P_RO, 1)
+            new_frame(w, r, addr, other, state, 1)
             folio = folio_of(w, r, other, w[addr])
             t = host_folio_add(w, a, folio, t)
     return t

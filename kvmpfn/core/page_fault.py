@@ -43,7 +43,7 @@ def draw_access(w, a):
         row = w[a + L.V_W_TRACE] + 3 * n
         w[a + L.V_GFN] = w[row]
         w[a + L.V_KIND] = w[row + 1]
-        w[a + L.V_THINK] = w[row + 2]
+        w[a + L.V_THINK] = w[row + 2] + w[a + L.V_W_THINK]
         return True
     size = w[a + L.V_W_COUNT]
     if kind == L.W_UNIFORM:
@@ -326,14 +326,15 @@ def leaf(w, a):
                 count(w, a, L.K_INSTALLS, 1)
                 t = update_page_stats(w, a, level, 1, t)
             w[a + L.V_OUTCOME] = L.RET_FIXED
-    if w[a + L.V_FOLIO] != 0 and w[L.M_REFERENCE] == L.REF_LOCKED_PUT:
-        # kvm_release_faultin_page, under mmu_lock: dirty, accessed, put
+    if w[a + L.V_FOLIO] != 0:
+        # kvm_release_faultin_page's order, under mmu_lock: dirty, accessed, put
         if w[a + L.V_WRITABLE] and w[L.M_DIRTY_MARKING] == L.DIRTY_AT_MAP:
             t = set_folio_dirty(w, a, w[a + L.V_FOLIO], t)
-        t = mark_page_accessed(w, a, w[a + L.V_FOLIO], t)
-        t = put_folio(w, a, t)
-    elif w[a + L.V_FOLIO] != 0 and w[L.M_ACCESSED_MARKING] == L.ACCESSED_BEFORE_UNLOCK:
-        t = mark_page_accessed(w, a, w[a + L.V_FOLIO], t)
+        marking = w[L.M_ACCESSED_MARKING]
+        if marking == L.ACCESSED_LOCKED_RELEASE or marking == L.ACCESSED_BEFORE_UNLOCK:
+            t = mark_page_accessed(w, a, w[a + L.V_FOLIO], t)
+        if w[L.M_REFERENCE] == L.REF_LOCKED_PUT:
+            t = put_folio(w, a, t)
     schedule(w, a, L.PC_FINISH, fault_unlock(w, a, t))
 
 

@@ -64,7 +64,8 @@ def _grant(w, vm, head, t):
         w[vm + L.MMU_TAIL] = 0
     else:
         d = distance(w, w[successor + L.CPU], w[head + L.CPU] + 1)
-        schedule(w, successor, L.PC_QUEUE_HEAD, t + w[L.C_LATENCY_CORE - 1 + d])
+        at = max(t + w[L.C_LATENCY_CORE - 1 + d], w[successor + L.SINCE])
+        schedule(w, successor, L.PC_QUEUE_HEAD, at)
     schedule(w, head, w[head + L.AFTER], t)
 
 
