@@ -151,5 +151,5 @@ def _short(value: float) -> str:
     """Write 1000 as 1k and 1000000 as 1M."""
     for unit, sign in ((1e6, "M"), (1e3, "k")):
         if value >= unit:
-            return f"{value / unit:g}{sign}"
+            return f"{value / unit:.3g}{sign}"
     return f"{value:g}"
