@@ -134,7 +134,7 @@ def parse_time(value: int | str) -> int:
     return time
 
 
-def parse_rate(value: str) -> int:
+def parse_rate(value: object) -> int:
     """Turn ``"50k/s"`` into the mean gap between events, in picoseconds.
 
     Parameters
