@@ -203,7 +203,7 @@ def follow_page(w, a):
     if backing == L.B_PFNMAP or backing == L.B_TAIL_PAGES:
         t += private(w, a, L.PART_GUP, w[L.C_FOLLOW_PFN])
         w[a + L.V_FOLIO] = 0
-        w[a + L.V_WRITABLE] = 1
+        w[a + L.V_WRITABLE] = w[r + L.R_WRITABLE]
         w[a + L.V_GEN] = pte >> L.P_GEN_SHIFT
         if state == L.P_ABSENT:
             # The owner unmapped it and its fault handler maps it again (fixup_user_fault).
