@@ -141,7 +141,7 @@ def _ticks(ax: Any, values: Any) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     points = sorted(set(values))
-    shown = points if len(points) <= 6 else points[::2] if len(points) % 2 else points[1::2]
+    shown = points if len(points) <= 5 else points[::2] if len(points) % 2 else points[1::2]
     ax.xaxis.set_major_locator(FixedLocator([float(v) for v in shown]))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _short(v)))
