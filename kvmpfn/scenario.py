@@ -28,11 +28,14 @@ BACKINGS = {
     "hugetlb_1g": 1 << 30,
     "page_cache": PAGE,
     "pfnmap": PAGE,
+    "pfnmap_struct_page": PAGE,
     "tail_pages": PAGE,
 }
 """What memory can be in the host, and the bytes of which its size is a multiple."""
 
-Backing = Literal["anon", "thp", "hugetlb_2m", "hugetlb_1g", "page_cache", "pfnmap", "tail_pages"]
+Backing = Literal[
+    "anon", "thp", "hugetlb_2m", "hugetlb_1g", "page_cache", "pfnmap", "pfnmap_struct_page", "tail_pages"
+]
 
 SCHEMA = 1
 SEED_LIMIT = 1 << 64
@@ -46,7 +49,8 @@ class Region(Record):
     size : str
         Its size, such as ``"16GiB"``; the first argument.
     backing : str
-        What it is in the host, one of `BACKINGS`; ``tail_pages`` have a struct page whose count is zero.
+        What it is in the host, one of `BACKINGS`. ``pfnmap`` has no struct page, ``pfnmap_struct_page`` one
+        with a count, ``tail_pages`` one whose count is zero.
     populated : bool
         Whether the host has its pages in place at the start.
     mapped : bool

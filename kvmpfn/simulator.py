@@ -25,18 +25,23 @@ from kvmpfn.workloads import DemandPaging, Replay, SnapshotRestore, Uniform
 
 if TYPE_CHECKING:
     from kvmpfn.scenario import Region, Scenario
+    from kvmpfn.storms import Storm
 
 __all__ = ["InvariantError", "simulate"]
 
 EVENTS_A_CHUNK = 1 << 18
+ENDLESS = 1 << 62
 TIMELINE_START_PS = 1 << 20
 REGION_ALIGN = 1 << 18
 """Regions start at multiples of 1 GiB of guest memory, as RAM slots do."""
 
-BACKINGS = ("anon", "thp", "hugetlb_2m", "hugetlb_1g", "page_cache", "pfnmap", "tail_pages")
+BACKINGS = (
+    "anon", "thp", "hugetlb_2m", "hugetlb_1g", "page_cache", "pfnmap", "pfnmap_struct_page", "tail_pages",
+)  # fmt: skip
+PFNMAP = ("pfnmap", "pfnmap_struct_page", "tail_pages")
 HOST_LEVEL = {"thp": 2, "hugetlb_2m": 2, "hugetlb_1g": 3}
 ARRIVALS = ("poisson", "periodic", "closed_loop", "bursts")
-ACTIONS = ("madvise", "numa_balancing", "migration", "age")
+ACTIONS = ("madvise", "numa_balancing", "migration", "fork", "age")
 LRU = ("off", "classic", "mglru")
 MECHANISMS = (
     (L.M_REFERENCE, "reference", ("held", "early_put", "locked_put", "none")),
@@ -59,6 +64,7 @@ MECHANISMS = (
     (L.M_SPLIT_IN_PLACE, "huge_split", ("zap", "in_place")),
     (L.M_AGING_LOCK, "aging_lock", ("none", "write")),
     (L.M_AGING_FLUSH, "aging_flush", (False, True)),
+    (L.M_TABLE_LIST_LOCK, "table_list_lock", (False, True)),
 )
 """Where the engine keeps each mechanism, its name in FaultPath, and its values by number."""
 
@@ -272,8 +278,7 @@ class _World:
         for number, ((storm, vm), cpu) in enumerate(zip(s.clients, client_cpus, strict=True)):
             a = actor(L.CLIENT_WORDS, number, cpu, vm)
             self.client_at.append(a)
-            if storm.action == "migration" and any(r.backing not in ("anon", "thp") for r in s.memory):
-                raise InputError("storms: migration moves anon and thp memory only; nearest is 'madvise'")
+            self._check_action(storm)
             for place, value in (
                 (L.PART_AS, PARTS.index("wasted")),
                 (L.CONTEXT, L.CTX_ZAP),
@@ -301,6 +306,16 @@ class _World:
             self._workload(a, i)
         self._array(L.ACTOR_PTRS, self.client_at + self.vcpu_at)
         self._array(L.VM_PTRS, self.vm_at)
+
+    def _check_action(self, storm: Storm) -> None:
+        """Refuse what an action cannot do to this memory."""
+        backings = {region.backing for region in self.scenario.memory}
+        if storm.action == "migration" and backings - {"anon", "thp"}:
+            raise InputError("storms: migration moves anon and thp memory only; nearest is 'madvise'")
+        shared = any(r.backing == "page_cache" and r.mapping == "shared" for r in self.scenario.memory)
+        if storm.action == "fork" and (shared or backings - {"anon", "page_cache"}):
+            what = "fork write-protects anon and private page_cache memory only"
+            raise InputError(f"storms: {what}; nearest is 'madvise'")
 
     def _region(
         self, r: int, region: Region, gfn: int, first: int, files: dict[int, int], index: int
@@ -331,9 +346,11 @@ class _World:
             L.R_PRIVATE: region.mapping == "private",
             L.R_FAULT_AROUND: region.fault_around_pages,
             L.R_WRITABLE: region.writable,
-            L.R_POPULATED: region.populated or region.backing in ("pfnmap", "tail_pages"),
+            L.R_POPULATED: region.populated or region.backing in PFNMAP,
             L.R_MAPPED: mapped,
         }
+        if s.dirty_logging:
+            fields[L.R_BITMAP] = self._take(region.pages // 512 + 1)
         folios = -(-region.pages // (1 << (0 if file else order)))
         if region.backing not in ("pfnmap", "tail_pages"):
             fields[L.R_FOLIOS] = self._take(L.FOLIO_WORDS * folios)
@@ -353,7 +370,7 @@ class _World:
         fields = {
             L.V_W_THINK: work.think_ps,
             L.V_W_THINK_EXP: work.think_dist == "exponential" and work.think_ps > 0,
-            L.V_W_LIMIT: -1,
+            L.V_W_LIMIT: ENDLESS,
             L.V_W_COUNT: s.pages,
             L.V_W_ACTOR: len(s.clients) + i,
         }
@@ -367,7 +384,8 @@ class _World:
             fields[L.V_W_WRITES] = (1 << 32) if work.access == "write" else 0
         elif isinstance(work, Uniform):
             fields[L.V_W_KIND] = L.W_UNIFORM
-            fields[L.V_W_LIMIT] = -1 if work.accesses is None else work.accesses
+            fields[L.V_W_LIMIT] = ENDLESS if work.accesses is None else work.accesses
+            fields[L.V_W_ENDLESS] = work.accesses is None and s.until_faults is not None
             fields[L.V_W_WRITES] = int(work.writes * (1 << 32))
         elif isinstance(work, SnapshotRestore):
             pages = min(work.working_set_pages, s.pages)

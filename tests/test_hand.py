@@ -18,9 +18,9 @@ def test_first_write_to_anonymous_memory() -> None:
         "mmap_lock": memory + add,
         "host_fault": c("host_fault") + c("zero_4k") + memory + c("host_pte"),
         "ptl": memory + cas,  # to install, and to follow
-        "folio": memory + add + 2 * add + add,  # get, touched, activated after unlock, put
+        "folio": 5 * add,  # get, touched, activated (two) after unlock, put: the allocation brought the line
         "mmu_lock": memory + add,
-        "walk": loads * c("table_load") + 3 * c("table_alloc") + 3 * memory + memory + 2 * add,
+        "walk": loads * c("table_load") + 3 * c("table_alloc") + 3 * memory + memory + 2 * cas,
         "spte": memory,
         "stat_pages": memory,
     }

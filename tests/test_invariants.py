@@ -19,7 +19,7 @@ from kvmpfn.workloads import demand_paging, snapshot_restore, uniform
 
 BACKINGS = {
     "anon": "1MiB", "thp": "4MiB", "hugetlb_2m": "4MiB", "hugetlb_1g": "1GiB",
-    "page_cache": "1MiB", "pfnmap": "1MiB", "tail_pages": "1MiB",
+    "page_cache": "1MiB", "pfnmap": "1MiB", "pfnmap_struct_page": "1MiB", "tail_pages": "1MiB",
 }  # fmt: skip
 
 regions = st.sampled_from(sorted(BACKINGS)).flatmap(
@@ -45,7 +45,7 @@ storms = st.builds(
     ),
     span=st.sampled_from(["4KiB", "16KiB", "64KiB", "1MiB"]),
     hold=st.sampled_from(["0ns", "500ns", "4us", "40us"]),
-    action=st.sampled_from(["madvise", "numa_balancing", "migration", "age"]),
+    action=st.sampled_from(["madvise", "numa_balancing", "migration", "fork", "age"]),
     limit=st.integers(1, 40),
 )
 workloads = st.one_of(
@@ -64,7 +64,10 @@ workloads = st.one_of(
 @st.composite
 def scenarios(draw):
     memory = draw(st.lists(regions, min_size=1, max_size=2))
-    movable = all(region.backing in ("anon", "thp") for region in memory)
+    fits = {
+        "migration": all(region.backing in ("anon", "thp") for region in memory),
+        "fork": all(r.backing == "anon" or (r.backing, r.mapping) == ("page_cache", "private") for r in memory),
+    }
     wanted = draw(st.lists(storms, max_size=3))
     return Scenario(
         vms=draw(st.integers(1, 2)),
@@ -74,7 +77,7 @@ def scenarios(draw):
             draw(st.sampled_from(sorted(PRESETS))), mmu_lock=draw(st.sampled_from(["read", "exclusive"]))
         ),
         workload=draw(workloads),
-        storms=[s if movable or s.action != "migration" else s.replace(action="madvise") for s in wanted],
+        storms=[s if fits.get(s.action, True) else s.replace(action="madvise") for s in wanted],
         mmu=draw(st.sampled_from(["ept", "npt"])),
         levels=draw(st.sampled_from([4, 5])),
         dirty_logging=draw(st.booleans()),
@@ -136,6 +139,34 @@ def test_a_caller_that_forgets_uses_freed_pages(name, changes):
     )
     c = simulate(s).counters
     assert c["stale_uses"] >= c["freed_uses"] > 0
+
+
+@pytest.mark.parametrize("path", ["v6.1", "v6.16", "no_ref"])
+def test_an_endless_workload_ends_when_nothing_can_fault_any_more(path):
+    """All is mapped long before so many faults are taken; reads first, so that zero pages are broken too."""
+    s = Scenario(
+        vcpus=3,
+        memory="1MiB",
+        fault_path=path,
+        workload=uniform(writes=0.3),
+        storms=[Storm(arrival="poisson", rate="50k/s", span="64KiB", hold="2us", limit=20)],
+        until="1000000 faults",
+    )
+    run = simulate(s, check=True)
+    assert run.counters["pages_4k"] == 256 and run.counters["storm_done"] == 20
+    assert 256 <= run.faults < 20_000
+
+
+def test_guests_sleep_while_a_fork_holds_mmap_lock():
+    s = Scenario(
+        vcpus=4,
+        memory="4MiB",
+        workload=uniform(writes=1.0, accesses=3000),
+        storms=[Storm(arrival="periodic", rate="5k/s", span="1MiB", hold="100us", action="fork")],
+    )
+    c = simulate(s, check=True).counters
+    assert c["lock_wait.mmap_lock.read"] > 0 and c["cow_breaks"] == c["invalidations.self"] > 0
+    assert c["host_ipis"] >= 3 * c["cow_breaks"]
 
 
 SMALL = Scenario(

@@ -81,6 +81,41 @@ def test_pfnmap_is_nine(preset):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
+def test_pfnmap_with_a_counted_struct_page(preset):
+    """Up to v6.12 KVM guesses that the page is counted and takes a reference: 11; since then 9."""
+    lines = per_fault(run(Region("2MiB", backing="pfnmap_struct_page"), preset))
+    expected = {"mmap_lock": 4, "ptl": 1, "mmu_lock": 2, "stat_pages": 1, "spte": 1, **tables()}
+    if PRESETS[preset].pfnmap_reference:
+        expected["folio"] = 2
+    assert lines == expected
+
+
+def test_a_table_is_counted_or_listed():
+    """6.1 takes a lock for each new table, later kernels add to a count: one RMW either way, not one cost."""
+    listed, counted = (
+        run(Region("2MiB", populated=True), FaultPath("v6.1", table_list_lock=flag)) for flag in (True, False)
+    )
+    assert listed.counters["rmw.fault.page_table"] == counted.counters["rmw.fault.page_table"] == 6
+    machine = listed.scenario.machine
+    extra = 2 * (machine.cost_ps("own_cas") - machine.cost_ps("own_add"))
+    assert listed.parts["walk"] - counted.parts["walk"] == extra
+
+
+def test_fast_gup_puts_the_page_whose_entry_changed():
+    """gup_pte_range looks at the entry again after its get; the page taken in vain is put at once."""
+    result = run(
+        Region("1MiB", populated=True),
+        vcpus=8,
+        workload=demand_paging(share="overlapping", passes=40),
+        storms=[closed_loop(think="15us", span="1MiB", offset="0B", hold="20us")],
+        until="20000 faults",
+        seed=3,
+    )
+    c = result.counters
+    assert c["gets"] == c["puts"] > c["pf_taken"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
 def test_tail_pages_are_refused_or_mapped(preset):
     result = run(Region("2MiB", backing="tail_pages"), preset)
     if preset in ("v6.1", "v6.8"):

@@ -2,23 +2,69 @@
 
 from . import layout as L
 from .checks import check_vm
-from .clients import after, age_locked, change_ptes, idle, next_arrival, restore
+from .clients import after, aged, done, idle, next_arrival, pte_end, ptes, restore
 from .draws import START, below
 from .events import log, pop, schedule
 from .faultin import (
+    cow_lock,
+    early_put,
+    fill,
     follow,
-    follow_page,
-    host_fault_allocated,
-    host_fault_install,
-    hva_to_pfn_fast,
-    hva_to_pfn_remapped,
-    hva_to_pfn_slow,
+    follow_lock,
+    get,
+    got,
+    gup,
+    install,
+    installed,
+    lru_add,
+    map_file,
+    pfn_get,
+    remap,
+    remapped,
+    slow,
 )
+from .host_locks import mmap_lock, mmap_unlock, owner_load, owner_store, ptl_lock, ptl_unlock
+from .host_mm import alloc, host_flush
 from .jit import jit, kernel
-from .mmu_notifier import end, end_locked, flushed, resume, start, start_locked, zap
-from .page_fault import access, finish, freeze, frozen, handle, leaf, link, mapped, request
+from .mmu_notifier import (
+    age,
+    end,
+    end_locked,
+    ended,
+    flush,
+    flushed,
+    relock,
+    resume,
+    start,
+    start_locked,
+    started,
+    yield_lock,
+    zap,
+    zap_mark,
+)
+from .page_fault import (
+    access,
+    fast_dirty,
+    fast_page_fault,
+    finish,
+    freeze,
+    freeze_stats,
+    frozen,
+    handle,
+    leaf,
+    link,
+    mapped,
+    precheck,
+    release,
+    release_clean,
+    release_unused,
+    set_leaf,
+    split_stats,
+    stats,
+    table_count,
+)
 from .populate import populate
-from .qrwlock import queue_head
+from .qrwlock import queue_head, read_lock, read_unlock, write_grant, write_lock, write_unlock
 
 
 @jit
@@ -28,65 +74,157 @@ def step_fault(w, a, pc):
         access(w, a)
     elif pc == L.PC_HANDLE:
         handle(w, a)
+    elif pc == L.PC_FAST_PAGE_FAULT:
+        fast_page_fault(w, a)
+    elif pc == L.PC_FAST_DIRTY:
+        fast_dirty(w, a)
     elif pc == L.PC_GUP:
-        hva_to_pfn_fast(w, a)
-    elif pc == L.PC_REQUEST:
-        request(w, a)
-    elif pc == L.PC_MAPPED:
-        mapped(w, a)
-    elif pc == L.PC_LEAF:
-        leaf(w, a)
-    elif pc == L.PC_FINISH:
-        finish(w, a)
-    elif pc == L.PC_MMAP_LOCK:
-        hva_to_pfn_slow(w, a)
-    elif pc == L.PC_HOST_ALLOC:
-        host_fault_allocated(w, a)
-    elif pc == L.PC_PTL:
-        host_fault_install(w, a)
+        gup(w, a)
+    elif pc == L.PC_GET:
+        get(w, a)
+    elif pc == L.PC_EARLY_PUT:
+        early_put(w, a)
+    elif pc == L.PC_GOT:
+        got(w, a, w[L.NOW])
+    elif pc == L.PC_PRECHECK:
+        precheck(w, a)
+    elif pc == L.PC_SLOW:
+        slow(w, a)
+    elif pc == L.PC_ALLOC:
+        alloc(w, a)
+    elif pc == L.PC_FILL:
+        fill(w, a)
+    elif pc == L.PC_COW_LOCK:
+        cow_lock(w, a)
+    elif pc == L.PC_INSTALL:
+        install(w, a)
+    elif pc == L.PC_MAP_FILE:
+        map_file(w, a)
+    elif pc == L.PC_INSTALLED:
+        installed(w, a)
+    elif pc == L.PC_LRU_ADD:
+        lru_add(w, a)
+    elif pc == L.PC_FOLLOW_LOCK:
+        follow_lock(w, a)
     elif pc == L.PC_FOLLOW:
         follow(w, a)
-    elif pc == L.PC_FOLLOW_PTL:
-        follow_page(w, a)
+    elif pc == L.PC_PFN_GET:
+        pfn_get(w, a)
     elif pc == L.PC_REMAP:
-        hva_to_pfn_remapped(w, a)
+        remap(w, a)
+    elif pc == L.PC_REMAPPED:
+        remapped(w, a)
+    elif pc == L.PC_MAPPED:
+        mapped(w, a)
     elif pc == L.PC_LINK:
         link(w, a)
+    elif pc == L.PC_SPLIT_STATS:
+        split_stats(w, a)
+    elif pc == L.PC_TABLE_COUNT:
+        table_count(w, a)
     elif pc == L.PC_FREEZE:
         freeze(w, a)
+    elif pc == L.PC_FREEZE_STATS:
+        freeze_stats(w, a)
     elif pc == L.PC_FROZEN:
         frozen(w, a)
+    elif pc == L.PC_RELEASE_UNUSED:
+        release_unused(w, a)
+    elif pc == L.PC_LEAF:
+        leaf(w, a)
+    elif pc == L.PC_SET_LEAF:
+        set_leaf(w, a)
+    elif pc == L.PC_STATS:
+        stats(w, a)
+    elif pc == L.PC_RELEASE:
+        release(w, a)
+    elif pc == L.PC_RELEASE_CLEAN:
+        release_clean(w, a)
+    elif pc == L.PC_FINISH:
+        finish(w, a)
+
+
+@jit
+def step_lock(w, a, pc):
+    """The steps that are called: locks and flushes."""
+    if pc == L.PC_READ_LOCK:
+        read_lock(w, a)
+    elif pc == L.PC_WRITE_LOCK:
+        write_lock(w, a)
+    elif pc == L.PC_QUEUE_HEAD:
+        queue_head(w, a)
+    elif pc == L.PC_WRITE_GRANT:
+        write_grant(w, a)
+    elif pc == L.PC_READ_UNLOCK:
+        read_unlock(w, a)
+    elif pc == L.PC_WRITE_UNLOCK:
+        write_unlock(w, a)
+    elif pc == L.PC_MMAP_LOCK:
+        mmap_lock(w, a)
+    elif pc == L.PC_OWNER_LOAD:
+        owner_load(w, a)
+    elif pc == L.PC_OWNER_STORE:
+        owner_store(w, a)
+    elif pc == L.PC_MMAP_UNLOCK:
+        mmap_unlock(w, a)
+    elif pc == L.PC_PTL_LOCK:
+        ptl_lock(w, a)
+    elif pc == L.PC_PTL_UNLOCK:
+        ptl_unlock(w, a)
+    elif pc == L.PC_FLUSH:
+        flush(w, a)
+    elif pc == L.PC_HOST_FLUSH:
+        host_flush(w, a)
 
 
 @jit
 def step_notifier(w, a, pc):
     """The steps of whoever invalidates: a storm client, or a vCPU that breaks copy-on-write."""
-    if pc == L.PC_QUEUE_HEAD:
-        queue_head(w, a)
-    elif pc == L.PC_ZAP:
-        zap(w, a)
-    elif pc == L.PC_PTES or pc == L.PC_PTES_PTL:
-        change_ptes(w, a)
-    elif pc == L.PC_START:
+    if pc == L.PC_START:
         start(w, a)
     elif pc == L.PC_START_LOCKED:
         start_locked(w, a)
+    elif pc == L.PC_ZAP:
+        zap(w, a)
+    elif pc == L.PC_ZAP_MARK:
+        zap_mark(w, a)
+    elif pc == L.PC_YIELD:
+        yield_lock(w, a)
+    elif pc == L.PC_RELOCK:
+        relock(w, a)
+    elif pc == L.PC_RESUME:
+        resume(w, a)
     elif pc == L.PC_FLUSHED:
         flushed(w, a)
+    elif pc == L.PC_STARTED:
+        started(w, a)
     elif pc == L.PC_END:
         end(w, a)
     elif pc == L.PC_END_LOCKED:
         end_locked(w, a)
+    elif pc == L.PC_ENDED:
+        ended(w, a)
+
+
+@jit
+def step_client(w, a, pc):
+    """The steps of a storm client outside the notifier."""
+    if pc == L.PC_IDLE:
+        idle(w, a)
+    elif pc == L.PC_PTES:
+        ptes(w, a)
+    elif pc == L.PC_PTE_END:
+        pte_end(w, a)
     elif pc == L.PC_AFTER:
         after(w, a)
     elif pc == L.PC_RESTORE:
         restore(w, a)
-    elif pc == L.PC_RESUME:
-        resume(w, a)
-    elif pc == L.PC_AGE_LOCKED:
-        age_locked(w, a)
-    elif pc == L.PC_IDLE:
-        idle(w, a)
+    elif pc == L.PC_AGE:
+        age(w, a)
+    elif pc == L.PC_AGED:
+        aged(w, a)
+    elif pc == L.PC_DONE:
+        done(w, a, w[L.NOW])
 
 
 @kernel
@@ -126,10 +264,14 @@ def run_until(w, budget):
         if w[L.LOG_CAP] > 0:
             log(w, a, w[a + L.V_GFN], w[a + L.N_START])
         pc = w[a + L.PC]
-        if pc <= L.PC_FINISH or pc == L.PC_FREEZE or pc == L.PC_FROZEN:
+        if pc <= L.PC_FINISH:
             step_fault(w, a, pc)
-        else:
+        elif pc <= L.PC_HOST_FLUSH:
+            step_lock(w, a, pc)
+        elif pc <= L.PC_ENDED:
             step_notifier(w, a, pc)
+        else:
+            step_client(w, a, pc)
         if w[L.CHECK]:
             check_vm(w, w[a + L.VM])
     return w[L.HEAP_LEN]

@@ -26,6 +26,19 @@ def schedule(w, a, pc, t):
 
 
 @jit
+def call(w, a, pc, after, t):
+    """Take the step `pc` at `t`; `after` comes when it is done, or when the lock it asks for is granted."""
+    w[a + L.AFTER] = after
+    schedule(w, a, pc, t)
+
+
+@jit
+def back(w, a, t):
+    """A called step is done at `t`."""
+    schedule(w, a, w[a + L.AFTER], t)
+
+
+@jit
 def pop(w):
     """Remove the least event, set NOW to its time, and return its actor."""
     heap = w[L.HEAP]

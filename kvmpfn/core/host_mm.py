@@ -5,9 +5,9 @@ A region's host tables hang off one word per 2 MiB (a table, or a huge entry), o
 """
 
 from . import layout as L
-from .events import count, fail
+from .events import back, count, fail, schedule
 from .jit import jit
-from .lines import charge, private, rmw_add, rmw_cas, rmw_cas_loop, store, tally
+from .lines import charge, private, ride_add, ride_line, rmw_add, rmw_cas, rmw_cas_loop, store, tally
 
 HOST_FAULT_RMWS = 10
 """Locked instructions of the host's own in an anonymous fault, besides mmap_lock and page-table locks:
@@ -101,7 +101,14 @@ def folio_of(w, r, gfn, pte):
 
 
 @jit
-def new_frame(w, r, addr, gfn, state, file):
+def is_pfnmap(w, r):
+    """A VM_PFNMAP area: check_vma_flags refuses it to GUP."""
+    backing = w[r + L.R_BACKING]
+    return backing == L.B_PFNMAP or backing == L.B_PFNMAP_STRUCT_PAGE or backing == L.B_TAIL_PAGES
+
+
+@jit
+def new_frame(w, a, r, addr, gfn, state, file):
     """Point a host entry at a frame of its own (or of the file), one generation on."""
     pte = ((w[addr] >> L.P_GEN_SHIFT) + 1) << L.P_GEN_SHIFT | state
     if file:
@@ -111,62 +118,83 @@ def new_frame(w, r, addr, gfn, state, file):
     if folio != 0 and not file:
         w[folio + L.FOLIO_STATE] &= L.F_TOGGLES | ~((1 << 32) - 1)
         if w[folio + L.FOLIO_STATE] < L.F_REF_ONE:
-            w[folio + L.FOLIO_LINE] = 0
+            # Allocating and mapping it has brought its struct page to this CPU.
+            w[folio + L.FOLIO_LINE] = (w[L.NOW] << L.OWNER_BITS) | (w[a + L.CPU] + 1)
 
 
 @jit
-def allocate_pages(w, a, pages, t):
-    """Take pages from the allocator: private work, a zone lock every pcp batch, an LRU lock every batch."""
-    socket = w[L.SOCKETS] + 3 * w[a + L.SOCKET]
-    t += private(w, a, L.PART_HOST_FAULT, w[L.C_HOST_FAULT])
+def _resource(w, a, free, hold, t):
+    """Use something that one thread of a socket has at a time, in the order of asking; when it is done."""
+    w[free] = max(t, w[free]) + hold
+    charge(w, a, L.PART_HOST_FAULT, w[free] - t)
+    return w[free]
+
+
+@jit
+def alloc(w, a):
+    """alloc_pages: the host's own atomics; every pcp batch the zone lock (rmqueue_bulk)."""
+    t = w[L.NOW]
     tally(w, a, L.X_HOST, HOST_FAULT_RMWS)
-    w[a + L.V_PCP] += pages
+    w[a + L.V_PCP] += w[a + L.V_PAGES]
     if w[a + L.V_PCP] >= w[L.C_ZONE_LOCK_BATCH]:
         w[a + L.V_PCP] = 0
-        grant = max(t, w[socket])
-        w[socket] = grant + w[L.C_ZONE_LOCK_HOLD]
-        charge(w, a, L.PART_HOST_FAULT, w[socket] - t)
-        t = w[socket]
+        t = _resource(w, a, w[L.SOCKETS] + 3 * w[a + L.SOCKET], w[L.C_ZONE_LOCK_HOLD], t)
         tally(w, a, L.X_HOST, 1)
-    w[a + L.V_LRU] += 1
-    if w[a + L.V_LRU] >= w[L.C_LRU_BATCH]:
-        w[a + L.V_LRU] = 0
-        grant = max(t, w[socket + 2])
-        w[socket + 2] = grant + w[L.C_ZONE_LOCK_HOLD]
-        charge(w, a, L.PART_HOST_FAULT, w[socket + 2] - t)
-        t = w[socket + 2]
-        tally(w, a, L.X_HOST, 1)
-    return t
+    schedule(w, a, L.PC_FILL, t)
 
 
 @jit
-def fill_pages(w, a, pages, each, t):
-    """Zero or copy pages: `each` a page on this CPU, no faster than the socket's memory can write."""
-    socket = w[L.SOCKETS] + 3 * w[a + L.SOCKET]
-    begin = max(t, w[socket + 1])
-    w[socket + 1] = begin + pages * w[L.C_ZERO_BANDWIDTH_4K]
-    done = max(t + pages * each * w[a + L.SMT] // 100, w[socket + 1])
+def fill_pages(w, a, t):
+    """Zero or copy pages on this CPU, no faster than the socket's memory can write."""
+    pages = w[a + L.V_PAGES]
+    each = w[L.C_COPY_4K] if w[a + L.V_COPY] else w[L.C_ZERO_4K]
+    bandwidth = w[L.SOCKETS] + 3 * w[a + L.SOCKET] + 1
+    w[bandwidth] = max(t, w[bandwidth]) + pages * w[L.C_ZERO_BANDWIDTH_4K]
+    done = max(t + pages * each * w[a + L.SMT] // 100, w[bandwidth])
     charge(w, a, L.PART_HOST_FAULT, done - t)
     return done
 
 
 @jit
-def get_folio(w, a, folio, fast, t):
-    """Take the fault's reference: GUP-fast's cmpxchg loop and PG_referenced, or slow GUP's plain add."""
+def lru_batch_full(w, a):
+    """folio_add_lru: one more folio in the CPU's batch; True when it has to be drained."""
+    w[a + L.V_LRU] += 1
+    if w[a + L.V_LRU] < w[L.C_LRU_BATCH]:
+        return False
+    w[a + L.V_LRU] = 0
+    return True
+
+
+@jit
+def drain_lru_batch(w, a, t):
+    """folio_batch_move_lru under the lruvec's lock."""
+    tally(w, a, L.X_HOST, 1)
+    return _resource(w, a, w[L.SOCKETS] + 3 * w[a + L.SOCKET] + 2, w[L.C_LRU_LOCK_HOLD], t)
+
+
+@jit
+def folio_add(w, a, folio, kind, t):
+    """An atomic on a folio's line: the step's first asks for the line, the others ride."""
+    if t == w[L.NOW]:
+        return rmw_add(w, a, folio + L.FOLIO_LINE, kind, L.PART_FOLIO, t)
+    return ride_add(w, a, folio + L.FOLIO_LINE, kind, L.PART_FOLIO, t)
+
+
+@jit
+def got_reference(w, a, folio, t):
+    """The fault holds a reference to the folio from `t` on."""
     w[a + L.V_FOLIO] = folio
-    if w[L.M_REFERENCE] == L.REF_NONE:
-        return t
-    if fast:
-        t = rmw_cas_loop(w, a, folio + L.FOLIO_LINE, L.X_FOLIO, L.PART_FOLIO, t)
-    else:
-        t = rmw_add(w, a, folio + L.FOLIO_LINE, L.X_FOLIO, L.PART_FOLIO, t)
     w[a + L.V_REF] = 1
     w[a + L.V_REF_T0] = t
     w[folio + L.FOLIO_STATE] += L.F_REF_ONE
     count(w, a, L.K_GETS, 1)
-    if fast:
-        t = rmw_add(w, a, folio + L.FOLIO_LINE, L.X_FOLIO, L.PART_FOLIO, t)
-        w[folio + L.FOLIO_STATE] |= L.F_REFERENCED
+
+
+@jit
+def try_get_folio(w, a, folio, t):
+    """get_page_unless_zero, try_grab_folio: a reference by a cmpxchg loop."""
+    t = rmw_cas_loop(w, a, folio + L.FOLIO_LINE, L.X_FOLIO, L.PART_FOLIO, t)
+    got_reference(w, a, folio, t)
     return t
 
 
@@ -176,7 +204,7 @@ def put_folio(w, a, t):
     if w[a + L.V_REF] == 0:
         return t
     folio = w[a + L.V_FOLIO]
-    t = rmw_add(w, a, folio + L.FOLIO_LINE, L.X_FOLIO, L.PART_FOLIO, t)
+    t = folio_add(w, a, folio, L.X_FOLIO, t)
     w[a + L.V_REF] = 0
     w[folio + L.FOLIO_STATE] -= L.F_REF_ONE
     count(w, a, L.K_PUTS, 1)
@@ -188,63 +216,69 @@ def put_folio(w, a, t):
 def set_folio_dirty(w, a, folio, t):
     """SetPageDirty: one RMW, set already or not."""
     w[folio + L.FOLIO_STATE] |= L.F_DIRTY
-    return rmw_add(w, a, folio + L.FOLIO_LINE, L.X_FOLIO, L.PART_FOLIO, t)
+    return folio_add(w, a, folio, L.X_FOLIO, t)
 
 
 @jit
 def mark_page_accessed(w, a, folio, t):
     """folio_mark_accessed (mm/swap.c): 0 to 2 RMWs, by the LRU kind and the folio's flags."""
-    if w[L.LRU] == L.LRU_OFF:
-        return t
-    line = folio + L.FOLIO_LINE
     state = w[folio + L.FOLIO_STATE]
-    if state & L.F_UNEVICTABLE:
+    if w[L.LRU] == L.LRU_OFF or state & L.F_UNEVICTABLE:
         return t
     if (state & L.F_REFERENCED) == 0:
         w[folio + L.FOLIO_STATE] = state | L.F_REFERENCED
-        return rmw_add(w, a, line, L.X_FOLIO, L.PART_FOLIO, t)
-    if state & L.F_TOGGLES:  # a hugetlb head is on no LRU: REFERENCED is cleared again
+    elif state & L.F_TOGGLES:  # a hugetlb head is on no LRU: REFERENCED is cleared again
         w[folio + L.FOLIO_STATE] = state & ~L.F_REFERENCED
-        return rmw_add(w, a, line, L.X_FOLIO, L.PART_FOLIO, t)
-    if w[L.LRU] == L.LRU_MGLRU:
-        if (state & L.F_WORKINGSET) == 0:
-            w[folio + L.FOLIO_STATE] = state | L.F_WORKINGSET
-            return rmw_add(w, a, line, L.X_FOLIO, L.PART_FOLIO, t)
-        if (state & L.F_LRU_REFS) != L.F_LRU_REFS:
+    elif w[L.LRU] == L.LRU_MGLRU:
+        if (state & L.F_WORKINGSET) != 0 and (state & L.F_LRU_REFS) == L.F_LRU_REFS:
+            return t
+        if state & L.F_WORKINGSET:
             w[folio + L.FOLIO_STATE] = state + (1 << L.F_LRU_REFS_SHIFT)
-            return rmw_cas(w, a, line, L.X_FOLIO, L.PART_FOLIO, t)
+            return folio_cas(w, a, folio, t)
+        w[folio + L.FOLIO_STATE] = state | L.F_WORKINGSET
+    elif state & L.F_ACTIVE:
         return t
-    if state & L.F_ACTIVE:
-        return t
-    # Activation: set or get now and clear PG_referenced; a folio on the LRU costs four more host RMWs
-    # when the CPU's batch drains.
-    w[folio + L.FOLIO_STATE] = (state | L.F_ACTIVE) & ~L.F_REFERENCED
-    t = rmw_add(w, a, line, L.X_FOLIO, L.PART_FOLIO, t)
-    if state & L.F_ON_LRU:
-        tally(w, a, L.X_HOST_FOLIO, 4)
-    return rmw_add(w, a, line, L.X_FOLIO, L.PART_FOLIO, t)
+    else:
+        # Activation: set or get now and clear PG_referenced; a folio on the LRU costs four more host RMWs
+        # when the CPU's batch drains.
+        w[folio + L.FOLIO_STATE] = (state | L.F_ACTIVE) & ~L.F_REFERENCED
+        t = folio_add(w, a, folio, L.X_FOLIO, t)
+        if state & L.F_ON_LRU:
+            tally(w, a, L.X_HOST_FOLIO, 4)
+    return folio_add(w, a, folio, L.X_FOLIO, t)
 
 
 @jit
-def host_folio_add(w, a, folio, t):
+def folio_cas(w, a, folio, t):
+    """A cmpxchg on a folio's flags: the step's first asks for the line, the others ride."""
+    line = folio + L.FOLIO_LINE
+    if t == w[L.NOW]:
+        return rmw_cas(w, a, line, L.X_FOLIO, L.PART_FOLIO, t)
+    tally(w, a, L.X_FOLIO, 1)
+    done = ride_line(w, a, line, w[L.C_OWN_CAS], t)
+    charge(w, a, L.PART_FOLIO, done - t)
+    return done
+
+
+@jit
+def map_folio(w, a, folio, t):
     """The host maps a file folio: reference and mapcount, two RMWs on the folio's line."""
     t = rmw_add(w, a, folio + L.FOLIO_LINE, L.X_HOST_FOLIO, L.PART_HOST_FAULT, t)
-    return rmw_add(w, a, folio + L.FOLIO_LINE, L.X_HOST_FOLIO, L.PART_HOST_FAULT, t)
+    return ride_add(w, a, folio + L.FOLIO_LINE, L.X_HOST_FOLIO, L.PART_HOST_FAULT, t)
 
 
 @jit
-def fault_around(w, a, r, gfn, t):
-    """do_fault_around: map the present page-cache pages of the aligned window; two RMWs a page."""
-    state = L.P_RO if w[r + L.R_PRIVATE] else L.P_RW
+def around(w, r, gfn, after):
+    """do_fault_around: the next absent entry behind `after` in the window of a gfn; -1 if there is none."""
+    base = w[r + L.R_GFN]
     window = max(1, w[r + L.R_FAULT_AROUND])
-    first = gfn - (gfn - w[r + L.R_GFN]) % window
-    for other in range(first, min(first + window, w[r + L.R_GFN] + w[r + L.R_PAGES])):
-        addr = pte_address(w, r, other)
-        if (w[addr] & L.P_STATE) == L.P_ABSENT and other != gfn:
-            new_frame(w, r, addr, other, state, 1)
-            folio = folio_of(w, r, other, w[addr])
-            t = host_folio_add(w, a, folio, t)
-    return t
+    rel = gfn - base
+    first = max(rel - rel % window, rel - rel % 512)
+    stop = min(min(first + window, rel - rel % 512 + 512), w[r + L.R_PAGES])
+    for other in range(base + max(first, after + 1 - base), base + stop):
+        if other != gfn and (w[pte_address(w, r, other)] & L.P_STATE) == L.P_ABSENT:
+            return other
+    return -1
 
 
 @jit
@@ -252,6 +286,28 @@ def set_pte(w, a, r, gfn, t):
     """The store of a host entry and the work around it."""
     t = store(w, a, pte_line(w, r, gfn), L.PART_HOST_FAULT, t)
     return t + private(w, a, L.PART_HOST_FAULT, w[L.C_HOST_PTE])
+
+
+@jit
+def host_flush(w, a):
+    """flush_tlb_mm_range: the host's own shootdown interrupts the CPUs that run the VM, beside KVM's."""
+    vm = w[a + L.VM]
+    t = w[L.NOW]
+    interrupted = 0
+    ipi = 0
+    for i in range(w[vm + L.VCPU_TOTAL]):
+        v = w[vm + L.VCPUS] + i * L.VCPU_WORDS
+        if w[v + L.FINISHED] or v == a:
+            continue
+        interrupted += 1
+        ipi = max(ipi, w[L.C_IPI_SOCKET if w[v + L.SOCKET] == w[a + L.SOCKET] else L.C_IPI_REMOTE])
+        if w[v + L.PC] == L.PC_ACCESS:
+            w[v + L.V_OWED] += w[L.C_EXIT] + w[L.C_FLUSH_TLB] + w[L.C_ENTRY]
+    if interrupted > 0:
+        count(w, a, L.K_HOST_IPIS, interrupted)
+        t += private(w, a, L.PART_HOST_FAULT, w[L.C_IPI_SEND])
+        charge(w, a, L.PART_HOST_FAULT, ipi)
+    back(w, a, t + ipi)
 
 
 @jit

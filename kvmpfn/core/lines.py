@@ -1,7 +1,9 @@
 """Shared words: what an atomic, a store or a load of one costs (docs/model.md, "Cost of shared words").
 
-Each function takes the time an access is asked for and returns the time it is done. Lines are granted in
-event order of request. The time goes to the actor's current part; RMWs are counted by line and context.
+Each function takes the time an access is asked for and returns the time it is done. A step asks for one
+line, at its own time, so lines are granted in the order of the times at which they are asked for; what else
+the step does to that line rides. The time goes to the actor's current part; RMWs are counted by line and
+context.
 """
 
 from . import layout as L
@@ -65,6 +67,14 @@ def write_line(w, a, line, own, factor, t):
 
 
 @jit
+def ride_line(w, a, line, own, t):
+    """Write once more to the line that this step was granted: it stays for the instruction beside."""
+    w[line] += own << L.OWNER_BITS
+    w[w[L.TRANSFERS] + w[w[a + L.VM] + L.VM_ID] * L.DISTANCE_COUNT + L.D_OWN] += 1
+    return t + own
+
+
+@jit
 def tally(w, a, kind, n):
     """Count atomic read-modify-writes of a kind of line (names.RMW_LINES) in the actor's context."""
     row = w[w[a + L.VM] + L.VM_ID] * 2 + w[a + L.CONTEXT]
@@ -76,6 +86,15 @@ def rmw_add(w, a, line, kind, part, t):
     """A locked add, or, xadd: one RMW."""
     tally(w, a, kind, 1)
     done = write_line(w, a, line, w[L.C_OWN_ADD], 1, t)
+    charge(w, a, part, done - t)
+    return done
+
+
+@jit
+def ride_add(w, a, line, kind, part, t):
+    """A locked add right after another write to the same line: one RMW."""
+    tally(w, a, kind, 1)
+    done = ride_line(w, a, line, w[L.C_OWN_ADD], t)
     charge(w, a, part, done - t)
     return done
 

@@ -14,7 +14,7 @@ COUNTERS = (
     "tables_built", "tables_lost", "huge_splits",
     "gup_fast_miss", "host_faults", "host_faults_lost", "cow_breaks", "numa_hints", "migration_waits",
     "remote_tlb_flush", "remote_tlb_flush_requests", "kicks", "host_ipis",
-    "invalidations", "invalidations.self", "invalidations.no_overlap", "zapped", "aged", "zap_yields",
+    "invalidations", "invalidations.self", "zapped", "aged", "zap_yields",
     "stale_uses", "freed_uses",
     "gets", "puts", "reference_hold_ps",
     "storm_asked", "storm_done", "storm_late", "storm_skipped", "host_op_busy",
@@ -60,10 +60,15 @@ TIMELINE = ("taken", "resolved", "retries", "invalidations", "zapped", "wasted_p
 """Columns of `timeline`, int64[bins, len(TIMELINE)]; bin width in ps is in `timeline_bin_ps`."""
 
 STEPS = (
-    "access", "handle", "gup", "mmap_lock", "host_alloc", "ptl", "follow", "follow_ptl", "remap",
-    "request", "mapped", "link", "leaf", "finish",
-    "queue_head", "start", "start_locked", "zap", "flushed", "ptes", "ptes_ptl", "end", "end_locked",
-    "after", "restore", "idle", "freeze", "frozen", "resume", "age_locked", "done",
+    "access", "handle", "fast_page_fault", "fast_dirty", "gup", "get", "early_put", "got", "precheck",
+    "slow", "alloc", "fill", "cow_lock", "install", "map_file", "installed", "lru_add", "follow_lock",
+    "follow", "pfn_get", "remap", "remapped", "mapped", "link", "split_stats", "table_count", "freeze",
+    "freeze_stats", "frozen", "release_unused", "leaf", "set_leaf", "stats", "release", "release_clean",
+    "finish", "read_lock", "write_lock", "queue_head", "write_grant", "read_unlock", "write_unlock",
+    "mmap_lock", "owner_load", "owner_store", "mmap_unlock", "ptl_lock", "ptl_unlock", "flush",
+    "host_flush", "start", "start_locked", "zap", "zap_mark", "yield", "relock", "resume", "flushed",
+    "started", "end", "end_locked", "ended", "idle", "ptes", "pte_end", "after", "restore", "age",
+    "aged", "done", "stopped",
 )  # fmt: skip
 """Step names of the event log, by number."""
 

@@ -1,13 +1,13 @@
 """The guest's access and the fault it takes: kvm_tdp_page_fault, read from top to bottom.
 
-access -> handle -> (faultin.py) -> request -> mapped -> [link]* -> leaf -> finish, and back to the
-guest, which repeats the access. A RETRY is that whole round again: exit, handler, entry.
+access -> handle -> (faultin.py) -> [precheck] -> read_lock -> mapped -> [link -> table_count]* -> leaf ->
+stats -> [release] -> read_unlock -> [release_clean] -> finish, and back to the guest, which repeats the
+access. A RETRY is that whole round again: exit, handler, entry.
 """
 
 from . import layout as L
 from .draws import GFN, KIND, THINK, below, chance, exponential, permute
 from .events import bin_add, count, fail, histogram_bucket, schedule
-from .host_locks import mmap_unlock, ptl_unlock
 from .host_mm import (
     gfn_of_page,
     mark_page_accessed,
@@ -21,12 +21,15 @@ from .lines import load, load_seq_line, local_barrier, private, rmw_add, rmw_cas
 from .mmu_notifier import FALSE_RANGE, FRESH, RANGE, flush_remote_tlbs, mmu_invalidate_retry_gfn
 from .qrwlock import fault_lock, fault_unlock
 from .tdp_mmu import (
+    count_table,
+    every_page_mapped,
     is_access_allowed,
     is_leaf,
     link_table,
     lookup,
     make_spte,
     update_page_stats,
+    update_split_stats,
 )
 
 
@@ -35,13 +38,13 @@ def draw_access(w, a):
     """The vCPU's n-th access: its gfn, kind and the compute time before it; False when there are no more."""
     n = w[a + L.V_N]
     kind = w[a + L.V_W_KIND]
-    if w[a + L.V_W_LIMIT] >= 0 and n >= w[a + L.V_W_LIMIT]:
+    if n >= w[a + L.V_W_LIMIT]:
         return False
     actor = w[a + L.V_W_ACTOR]
     vm = w[a + L.VM]
     if kind == L.W_REPLAY:
         row = w[a + L.V_W_TRACE] + 3 * n
-        w[a + L.V_GFN] = w[row]
+        w[a + L.V_GFN] = gfn_of_page(w, vm, w[row])
         w[a + L.V_KIND] = w[row + 1]
         w[a + L.V_THINK] = w[row + 2] + w[a + L.V_W_THINK]
         return True
@@ -69,7 +72,7 @@ def stop_vcpu(w, a):
     vm = w[a + L.VM]
     w[a + L.FINISHED] = 1
     w[a + L.T_END] = w[L.NOW]
-    w[a + L.PC] = L.PC_DONE
+    w[a + L.PC] = L.PC_STOPPED
     w[vm + L.VM_RUNNING] -= 1
     w[L.RUNNING] -= 1
 
@@ -123,11 +126,14 @@ def access(w, a):
         w[a + L.V_ACCESSES] += 1
         count(w, a, L.K_ACCESSES, 1)
         w[a + L.V_GUEST] += done - t
+        if w[a + L.V_W_ENDLESS]:
+            look_for_end(w, a)
         schedule(w, a, L.PC_ACCESS, done)
         return
     if w[L.TAKEN] >= w[L.UNTIL_FAULTS]:
         stop_vcpu(w, a)
         return
+    w[a + L.V_HITS] = 0
     w[a + L.V_PRESENT] = 1 if is_leaf(spte) else 0
     w[a + L.V_T0] = t
     t += private(w, a, L.PART_EXIT_ENTRY, w[L.C_EXIT])
@@ -136,15 +142,46 @@ def access(w, a):
 
 
 @jit
-def retry(w, a, counter, t, pc):
-    """The fault is stale or lost a race: RET_PF_RETRY."""
-    w[a + L.V_OUTCOME] = L.RET_RETRY
-    count(w, a, counter, 1)
-    schedule(w, a, pc, t)
+def look_for_end(w, a):
+    """An endless workload ends when nothing can fault any more; looked at once for each P hits in a row."""
+    vm = w[a + L.VM]
+    w[a + L.V_HITS] += 1
+    if w[a + L.V_HITS] < w[vm + L.PAGES]:
+        return
+    w[a + L.V_HITS] = 0
+    for i in range(w[L.CLIENT_COUNT]):
+        client = w[w[L.ACTOR_PTRS] + i]
+        if w[client + L.VM] == vm and not w[client + L.FINISHED]:
+            return
+    if every_page_mapped(w, vm, L.WRITE if w[a + L.V_W_WRITES] > 0 else L.READ):
+        w[a + L.V_W_LIMIT] = w[a + L.V_N]
 
 
 @jit
-def stale_counter(base, why):
+def out(w, a, outcome, t):
+    """kvm_tdp_page_fault is left, without a lock: the release that v6.1 makes here, then on to the guest."""
+    w[a + L.V_OUTCOME] = outcome
+    schedule(w, a, way_out(w, a), t)
+
+
+@jit
+def way_out(w, a):
+    """The step after mmu_lock is dropped: release_clean if a mark or a put is due, else finish."""
+    if w[a + L.V_FOLIO] != 0 and (w[a + L.V_REF] or accessed_after_unlock(w, a)):
+        return L.PC_RELEASE_CLEAN
+    return L.PC_FINISH
+
+
+@jit
+def accessed_after_unlock(w, a):
+    """Whether this fault marks its page accessed after mmu_lock is released."""
+    if w[L.LRU] == L.LRU_OFF or w[L.M_ACCESSED_MARKING] != L.ACCESSED_AFTER_UNLOCK:
+        return False
+    return w[a + L.V_OUTCOME] != L.RET_RETRY or w[L.M_ACCESSED_ON_RETRY] != 0
+
+
+@jit
+def stale_cell(base, why):
     """The cell of retry.<where>.<why>; `base` is <where>'s range cell."""
     if why == RANGE:
         return base
@@ -155,8 +192,7 @@ def stale_counter(base, why):
 
 @jit
 def handle(w, a):
-    """kvm_mmu_page_fault up to GUP: the lockless fast path, the snapshot, the first pre-check."""
-    vm = w[a + L.VM]
+    """kvm_mmu_page_fault up to GUP: the lockless fast path, or the snapshot and the first pre-check."""
     t = w[L.NOW]
     count(w, a, L.K_PF_TAKEN, 1)
     w[L.TAKEN] += 1
@@ -165,49 +201,78 @@ def handle(w, a):
     bin_add(w, L.TL_TAKEN, t, 1)
     w[a + L.V_REF] = 0
     w[a + L.V_FOLIO] = 0
+    w[a + L.V_COW] = 0
+    w[a + L.V_UPGRADE] = 0
     t = local_barrier(w, a, 1, L.PART_HANDLER, t)  # srcu_read_lock
-    # fast_page_fault: a write to a present leaf, no lock taken
     if w[a + L.V_PRESENT] and w[a + L.V_KIND] == L.WRITE:
-        addr, line, level = lookup(w, vm, w[a + L.V_GFN])
-        t = load(w, a, line, L.PART_SPTE, t)
-        spte = w[addr]
-        if is_leaf(spte):
-            if spte & L.SPTE_W:
-                count(w, a, L.K_PF_FAST, 1)
-                w[a + L.V_OUTCOME] = L.RET_SPURIOUS
-                schedule(w, a, L.PC_FINISH, t)
-                return
-            if spte & L.SPTE_MMU_W and not (level > 1 and w[L.DIRTY_LOGGING]):
-                t = rmw_cas(w, a, line, L.X_SPTE, L.PART_SPTE, t)
-                w[addr] = spte | L.SPTE_W
-                if w[L.DIRTY_LOGGING]:
-                    t = rmw_add(w, a, vm + L.BITMAP_LINE, L.X_DIRTY_BITMAP, L.PART_DIRTY_LOG, t)
-                count(w, a, L.K_PF_FAST, 1)
-                w[a + L.V_OUTCOME] = L.RET_FIXED
-                schedule(w, a, L.PC_FINISH, t)
-                return
-    t = load_seq_line(w, a, t)
-    w[a + L.V_SEQ] = w[vm + L.SEQ]
-    if w[L.M_PRECHECKS]:
-        why = mmu_invalidate_retry_gfn(w, a)
-        if why != FRESH:
-            retry(w, a, stale_counter(L.K_RETRY_PRE_GUP_RANGE, why), t, L.PC_FINISH)
-            return
-    schedule(w, a, L.PC_GUP, t)
+        schedule(w, a, L.PC_FAST_PAGE_FAULT, t)
+    else:
+        snapshot(w, a, t)
 
 
 @jit
-def request(w, a):
-    """GUP is done: its locks are dropped, the second pre-check made, mmu_lock asked for."""
-    t = ptl_unlock(w, a, w[L.NOW])
-    t = mmap_unlock(w, a, t)
-    if w[L.M_PRECHECKS]:
-        t = load_seq_line(w, a, t)
-        why = mmu_invalidate_retry_gfn(w, a)
-        if why != FRESH:
-            retry(w, a, stale_counter(L.K_RETRY_POST_GUP_RANGE, why), t, L.PC_FINISH)
-            return
-    fault_lock(w, a, L.PC_MAPPED, t)
+def fast_page_fault(w, a):
+    """A write to a present leaf: make it writable again without a lock, if KVM alone forbade it."""
+    t = w[L.NOW]
+    addr, line, level = lookup(w, w[a + L.VM], w[a + L.V_GFN])
+    spte = w[addr]
+    fixable = (spte & L.SPTE_MMU_W) != 0 and not (level > 1 and w[L.DIRTY_LOGGING])
+    if is_leaf(spte) and (spte & L.SPTE_W) != 0:
+        count(w, a, L.K_PF_FAST, 1)
+        out(w, a, L.RET_SPURIOUS, load(w, a, line, L.PART_SPTE, t))
+    elif is_leaf(spte) and fixable:
+        t = rmw_cas(w, a, line, L.X_SPTE, L.PART_SPTE, t)  # fast_pf_fix_direct_spte
+        w[addr] = spte | L.SPTE_W
+        count(w, a, L.K_PF_FAST, 1)
+        w[a + L.V_OUTCOME] = L.RET_FIXED
+        schedule(w, a, L.PC_FAST_DIRTY if w[L.DIRTY_LOGGING] else L.PC_FINISH, t)
+    else:
+        snapshot(w, a, load(w, a, line, L.PART_SPTE, t))
+
+
+@jit
+def fast_dirty(w, a):
+    """mark_page_dirty_in_slot of the fast path."""
+    out(w, a, L.RET_FIXED, mark_page_dirty_in_slot(w, a, w[L.NOW]))
+
+
+@jit
+def mark_page_dirty_in_slot(w, a, t):
+    """set_bit_le in the dirty bitmap, a line of which covers 512 pages."""
+    r = region_of(w, w[a + L.VM], w[a + L.V_GFN])
+    line = w[r + L.R_BITMAP] + ((w[a + L.V_GFN] - w[r + L.R_GFN]) >> 9)
+    return rmw_add(w, a, line, L.X_DIRTY_BITMAP, L.PART_DIRTY_LOG, t)
+
+
+@jit
+def snapshot(w, a, t):
+    """fault->mmu_seq = kvm->mmu_invalidate_seq, and the check before GUP (v6.8 and later)."""
+    t = load_seq_line(w, a, t)
+    w[a + L.V_SEQ] = w[w[a + L.VM] + L.SEQ]
+    if w[L.M_PRECHECKS] and retry_if_stale(w, a, L.K_RETRY_PRE_GUP_RANGE):
+        out(w, a, L.RET_RETRY, t)
+    else:
+        schedule(w, a, L.PC_GUP, t)
+
+
+@jit
+def precheck(w, a):
+    """The check between GUP and mmu_lock (v6.8 and later)."""
+    t = load_seq_line(w, a, w[L.NOW])
+    if retry_if_stale(w, a, L.K_RETRY_POST_GUP_RANGE):
+        out(w, a, L.RET_RETRY, t)
+    else:
+        fault_lock(w, a, L.PC_MAPPED, t)
+
+
+@jit
+def retry_if_stale(w, a, cells):
+    """mmu_invalidate_retry_gfn; counts a retry in the cell of its reason."""
+    why = mmu_invalidate_retry_gfn(w, a)
+    if why == FRESH:
+        return False
+    count(w, a, stale_cell(cells, why), 1)
+    return True
 
 
 @jit
@@ -217,9 +282,8 @@ def mapped(w, a):
     t = w[L.NOW] + private(w, a, L.PART_HANDLER, w[L.C_HANDLER_LOCK])
     if w[L.M_SEQ_CHECKED]:
         t = load_seq_line(w, a, t)
-        why = mmu_invalidate_retry_gfn(w, a)
-        if why != FRESH:
-            unlock_and_finish(w, a, stale_counter(L.K_RETRY_LOCKED_RANGE, why), t)
+        if retry_if_stale(w, a, L.K_RETRY_LOCKED_RANGE):
+            retry_locked(w, a, t)
             return
     # kvm_mmu_hugepage_adjust: the host's level, unless slot, dirty logging or an NX exec fault forbid it
     pte = w[pte_address(w, r, w[a + L.V_GFN])]
@@ -239,7 +303,7 @@ def walk(w, a, t):
     entry = w[addr]
     t += private(w, a, L.PART_WALK, w[L.C_TABLE_LOAD] * (w[L.LEVELS] - level + 1))
     if entry == L.SPTE_FROZEN:
-        unlock_and_finish(w, a, L.K_RETRY_RACE_FROZEN, t)
+        lost_race(w, a, L.K_RETRY_RACE_FROZEN, t)
         return
     if level <= w[a + L.V_LEVEL]:
         w[a + L.V_LEVEL] = level  # disallowed_hugepage_adjust: a table sits at the goal
@@ -252,6 +316,7 @@ def walk(w, a, t):
     w[a + L.V_LINK] = addr
     w[a + L.V_LINK_LINE] = line
     w[a + L.V_LINK_OLD] = entry
+    w[a + L.V_LINK_LEVEL] = level
     if is_leaf(entry) and not w[L.M_SPLIT_IN_PLACE]:
         schedule(w, a, L.PC_FREEZE, t)
     else:
@@ -261,12 +326,24 @@ def walk(w, a, t):
 @jit
 def link(w, a):
     """A missing table, or a huge leaf split in place: one cmpxchg in the parent; the loser retries."""
-    _, _, level = lookup(w, w[a + L.VM], w[a + L.V_GFN])
-    won, t = link_table(w, a, w[a + L.V_LINK], w[a + L.V_LINK_LINE], w[a + L.V_LINK_OLD], level, w[L.NOW])
-    if won:
-        walk(w, a, t)
+    old = w[a + L.V_LINK_OLD]
+    won, t = link_table(w, a, w[a + L.V_LINK], w[a + L.V_LINK_LINE], old, w[a + L.V_LINK_LEVEL], w[L.NOW])
+    if not won:
+        lost_race(w, a, L.K_RETRY_RACE_PARENT, t)
     else:
-        unlock_and_finish(w, a, L.K_RETRY_RACE_PARENT, t)
+        schedule(w, a, L.PC_SPLIT_STATS if is_leaf(old) else L.PC_TABLE_COUNT, t)
+
+
+@jit
+def split_stats(w, a):
+    """tdp_mmu_split_huge_page's kvm_update_page_stats."""
+    schedule(w, a, L.PC_TABLE_COUNT, update_split_stats(w, a, w[a + L.V_LINK_LEVEL], w[L.NOW]))
+
+
+@jit
+def table_count(w, a):
+    """tdp_account_mmu_page, or the list of 6.1; then the walk goes on."""
+    walk(w, a, count_table(w, a, w[L.NOW]))
 
 
 @jit
@@ -274,13 +351,18 @@ def freeze(w, a):
     """tdp_mmu_zap_spte_atomic (6.1): freeze the huge leaf and flush before the entry may be used again."""
     t = rmw_cas(w, a, w[a + L.V_LINK_LINE], L.X_SPTE, L.PART_SPTE, w[L.NOW])
     if w[w[a + L.V_LINK]] != w[a + L.V_LINK_OLD]:
-        unlock_and_finish(w, a, L.K_RETRY_RACE_LEAF, t)
+        lost_race(w, a, L.K_RETRY_RACE_LEAF, t)
         return
-    _, _, level = lookup(w, w[a + L.VM], w[a + L.V_GFN])
     w[w[a + L.V_LINK]] = L.SPTE_FROZEN
-    t = update_page_stats(w, a, level, -1, t)
     count(w, a, L.K_HUGE_SPLITS, 1)
-    schedule(w, a, L.PC_FROZEN, flush_remote_tlbs(w, a, t))
+    schedule(w, a, L.PC_FREEZE_STATS, t)
+
+
+@jit
+def freeze_stats(w, a):
+    """handle_changed_spte's kvm_update_page_stats, then the flush."""
+    t = update_page_stats(w, a, w[a + L.V_LINK_LEVEL], -1, w[L.NOW])
+    flush_remote_tlbs(w, a, L.PC_FROZEN, t)
 
 
 @jit
@@ -291,51 +373,113 @@ def frozen(w, a):
 
 
 @jit
-def unlock_and_finish(w, a, counter, t):
-    """A RETRY under mmu_lock: the locked put of v6.13 is made as `unused`, then unlock."""
-    if w[L.M_REFERENCE] == L.REF_LOCKED_PUT:
-        t = put_folio(w, a, t)
-    t = fault_unlock(w, a, t)
-    retry(w, a, counter, t, L.PC_FINISH)
+def lost_race(w, a, cell, t):
+    """Another vCPU was faster: RET_PF_RETRY."""
+    count(w, a, cell, 1)
+    retry_locked(w, a, t)
+
+
+@jit
+def retry_locked(w, a, t):
+    """RET_PF_RETRY under mmu_lock: v6.13 puts the page as `unused` before the unlock."""
+    w[a + L.V_OUTCOME] = L.RET_RETRY
+    if w[L.M_REFERENCE] == L.REF_LOCKED_PUT and w[a + L.V_REF]:
+        schedule(w, a, L.PC_RELEASE_UNUSED, t)
+    else:
+        unlock(w, a, t)
+
+
+@jit
+def release_unused(w, a):
+    """kvm_release_page_unused: the put, and no mark."""
+    unlock(w, a, put_folio(w, a, w[L.NOW]))
+
+
+@jit
+def unlock(w, a, t):
+    """Drop mmu_lock, then out."""
+    fault_unlock(w, a, way_out(w, a), t)
 
 
 @jit
 def leaf(w, a):
-    """tdp_mmu_map_handle_target_level: cmpxchg the leaf against what the walk saw; release; unlock."""
-    vm = w[a + L.VM]
+    """tdp_mmu_map_handle_target_level: a leaf that allows the access is left, else one is made."""
+    old = w[a + L.V_OLD]
+    if w[L.M_EARLY_SPURIOUS] and is_access_allowed(old, w[a + L.V_KIND]):
+        w[a + L.V_OUTCOME] = L.RET_SPURIOUS
+        to_release(w, a, w[L.NOW])
+        return
+    if w[L.DIRTY_LOGGING] and make_spte(w, a, old, w[a + L.V_LEVEL], w[a + L.V_GEN]) & L.SPTE_W:
+        schedule(w, a, L.PC_SET_LEAF, mark_page_dirty_in_slot(w, a, w[L.NOW]))
+    else:
+        set_leaf(w, a)
+
+
+@jit
+def set_leaf(w, a):
+    """tdp_mmu_set_spte_atomic: cmpxchg the leaf against what the walk saw; one that is right is left."""
     t = w[L.NOW]
     old = w[a + L.V_OLD]
     level = w[a + L.V_LEVEL]
-    w[a + L.V_OUTCOME] = L.RET_SPURIOUS
-    if not (w[L.M_EARLY_SPURIOUS] and is_access_allowed(old, w[a + L.V_KIND])):
-        new = make_spte(w, a, old, level, w[a + L.V_GEN])
-        if w[L.DIRTY_LOGGING] and new & L.SPTE_W:
-            t = rmw_add(w, a, vm + L.BITMAP_LINE, L.X_DIRTY_BITMAP, L.PART_DIRTY_LOG, t)
-        if new != old:
-            if w[L.M_EXCLUSIVE]:
-                t = store(w, a, w[a + L.V_LEAF_LINE], L.PART_SPTE, t)
-            else:
-                t = rmw_cas(w, a, w[a + L.V_LEAF_LINE], L.X_SPTE, L.PART_SPTE, t)
-            if w[w[a + L.V_LEAF]] != old:
-                unlock_and_finish(w, a, L.K_RETRY_RACE_LEAF, t)
-                return
-            if w[L.CHECK]:
-                check_install(w, a, old, new)
-            w[w[a + L.V_LEAF]] = new
-            if not is_leaf(old):
-                count(w, a, L.K_INSTALLS, 1)
-                t = update_page_stats(w, a, level, 1, t)
-            w[a + L.V_OUTCOME] = L.RET_FIXED
-    if w[a + L.V_FOLIO] != 0:
-        # kvm_release_faultin_page's order, under mmu_lock: dirty, accessed, put
-        if w[a + L.V_WRITABLE] and w[L.M_DIRTY_MARKING] == L.DIRTY_AT_MAP:
-            t = set_folio_dirty(w, a, w[a + L.V_FOLIO], t)
-        marking = w[L.M_ACCESSED_MARKING]
-        if marking == L.ACCESSED_LOCKED_RELEASE or marking == L.ACCESSED_BEFORE_UNLOCK:
-            t = mark_page_accessed(w, a, w[a + L.V_FOLIO], t)
-        if w[L.M_REFERENCE] == L.REF_LOCKED_PUT:
-            t = put_folio(w, a, t)
-    schedule(w, a, L.PC_FINISH, fault_unlock(w, a, t))
+    new = make_spte(w, a, old, level, w[a + L.V_GEN])
+    if new == old:
+        w[a + L.V_OUTCOME] = L.RET_SPURIOUS
+        to_release(w, a, t)
+        return
+    if w[L.M_EXCLUSIVE]:
+        t = store(w, a, w[a + L.V_LEAF_LINE], L.PART_SPTE, t)
+    else:
+        t = rmw_cas(w, a, w[a + L.V_LEAF_LINE], L.X_SPTE, L.PART_SPTE, t)
+    if w[w[a + L.V_LEAF]] != old:
+        lost_race(w, a, L.K_RETRY_RACE_LEAF, t)
+        return
+    if w[L.CHECK]:
+        check_install(w, a, old, new)
+    w[w[a + L.V_LEAF]] = new
+    w[a + L.V_OUTCOME] = L.RET_FIXED
+    if is_leaf(old):
+        to_release(w, a, t)
+    else:
+        count(w, a, L.K_INSTALLS, 1)
+        schedule(w, a, L.PC_STATS, t)
+
+
+@jit
+def stats(w, a):
+    """handle_changed_spte's kvm_update_page_stats of a new leaf."""
+    to_release(w, a, update_page_stats(w, a, w[a + L.V_LEVEL], 1, w[L.NOW]))
+
+
+@jit
+def to_release(w, a, t):
+    """kvm_mmu_finish_page_fault: what the path does to the page before it drops mmu_lock, if anything."""
+    dirty = w[a + L.V_WRITABLE] and w[L.M_DIRTY_MARKING] == L.DIRTY_AT_MAP
+    put = w[a + L.V_REF] and w[L.M_REFERENCE] == L.REF_LOCKED_PUT
+    if w[a + L.V_FOLIO] != 0 and (dirty or put or accessed_locked(w)):
+        schedule(w, a, L.PC_RELEASE, t)
+    else:
+        unlock(w, a, t)
+
+
+@jit
+def accessed_locked(w):
+    """Whether faults mark their pages accessed before mmu_lock is released."""
+    marking = w[L.M_ACCESSED_MARKING]
+    locked = marking == L.ACCESSED_LOCKED_RELEASE or marking == L.ACCESSED_BEFORE_UNLOCK
+    return locked and w[L.LRU] != L.LRU_OFF
+
+
+@jit
+def release(w, a):
+    """kvm_release_faultin_page, under mmu_lock: dirty, accessed, put."""
+    t = w[L.NOW]
+    if w[a + L.V_WRITABLE] and w[L.M_DIRTY_MARKING] == L.DIRTY_AT_MAP:
+        t = set_folio_dirty(w, a, w[a + L.V_FOLIO], t)
+    if accessed_locked(w):
+        t = mark_page_accessed(w, a, w[a + L.V_FOLIO], t)
+    if w[L.M_REFERENCE] == L.REF_LOCKED_PUT:
+        t = put_folio(w, a, t)
+    unlock(w, a, t)
 
 
 @jit
@@ -359,16 +503,21 @@ def check_install(w, a, old, new):
 
 
 @jit
+def release_clean(w, a):
+    """kvm_release_pfn_clean after mmu_lock is dropped: mark the page accessed, put what is still held."""
+    t = w[L.NOW]
+    if accessed_after_unlock(w, a):
+        t = mark_page_accessed(w, a, w[a + L.V_FOLIO], t)
+    schedule(w, a, L.PC_FINISH, put_folio(w, a, t))
+
+
+@jit
 def finish(w, a):
-    """Out of the handler: the reference held until now is put, requests are served, the guest is entered."""
+    """Out of the handler: requests are served, the guest is entered."""
     vm = w[a + L.VM]
     t = w[L.NOW]
     outcome = w[a + L.V_OUTCOME]
     retried = outcome == L.RET_RETRY
-    if w[a + L.V_FOLIO] != 0 and w[L.M_ACCESSED_MARKING] == L.ACCESSED_AFTER_UNLOCK:
-        if not retried or w[L.M_ACCESSED_ON_RETRY]:
-            t = mark_page_accessed(w, a, w[a + L.V_FOLIO], t)
-    t = put_folio(w, a, t)
     if w[a + L.V_TLB_REQUEST]:
         w[a + L.V_TLB_REQUEST] = 0
         t = rmw_add(w, a, a + L.V_REQUEST_LINE, L.X_VCPU_REQUEST, L.PART_FLUSH, t)

@@ -1,7 +1,7 @@
 """What is there before the first event: host memory already present, and leaves KVM has mapped already."""
 
 from . import layout as L
-from .host_mm import allocate_words, folio_of, pte_address
+from .host_mm import allocate_words, folio_of, is_pfnmap, pte_address
 from .jit import jit
 from .tdp_mmu import lookup
 
@@ -45,7 +45,7 @@ def populate(w):
                 continue
             backing = w[r + L.R_BACKING]
             state = L.P_RW
-            if backing == L.B_PFNMAP or backing == L.B_TAIL_PAGES:
+            if is_pfnmap(w, r):
                 state = L.P_SPECIAL
             elif backing == L.B_PAGE_CACHE:
                 state = (L.P_RO if w[r + L.R_PRIVATE] else L.P_RW) | L.P_FILE

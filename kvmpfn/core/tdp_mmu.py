@@ -4,7 +4,7 @@ from . import layout as L
 from .events import bin_add, count
 from .host_mm import allocate_words, folio_of, mark_page_accessed, pte_address, region_of, set_folio_dirty
 from .jit import jit
-from .lines import private, rmw_add, rmw_cas, store
+from .lines import private, ride_add, ride_line, rmw_add, rmw_cas, store
 
 
 @jit
@@ -57,6 +57,14 @@ def update_page_stats(w, a, level, amount, t):
 
 
 @jit
+def update_split_stats(w, a, level, t):
+    """A huge leaf has become 512 smaller ones: both counts, on one line."""
+    t = update_page_stats(w, a, level, -1, t)
+    count(w, a, L.K_PAGES_4K + level - 2, 512)
+    return ride_add(w, a, w[a + L.VM] + L.STAT_LINE, L.X_STAT_PAGES, L.PART_STAT_PAGES, t)
+
+
+@jit
 def has_volatile_bits(spte):
     """spte_has_volatile_bits: hardware or the fast path may change it under the writer."""
     if (spte & L.SPTE_MMU_W) != 0 and (spte & L.SPTE_W) == 0:
@@ -67,14 +75,27 @@ def has_volatile_bits(spte):
 
 
 @jit
-def propagate_accessed_dirty(w, a, gfn, spte, t):
-    """What zapping a leaf does to its struct page (handle_changed_spte's kvm_set_pfn_{dirty,accessed})."""
+def zapped_folio(w, a, gfn, spte):
+    """The folio that zapping a leaf marks; 0 where the kernel leaves the struct page alone."""
     if not w[L.M_ZAP_MARKS_PAGE]:
-        return t
+        return 0
     if w[L.M_SPTE_BIT] != L.BIT_NONE and (spte & L.SPTE_REFCOUNTED) == 0:
-        return t
+        return 0
     r = region_of(w, w[a + L.VM], gfn)
-    folio = folio_of(w, r, gfn, w[pte_address(w, r, gfn)])
+    return folio_of(w, r, gfn, w[pte_address(w, r, gfn)])
+
+
+@jit
+def marks_page(w, a, gfn, spte):
+    """Whether zapping this leaf touches its struct page."""
+    marks = (spte & L.SPTE_D) != 0 or ((spte & L.SPTE_A) != 0 and w[L.LRU] != L.LRU_OFF)
+    return marks and zapped_folio(w, a, gfn, spte) != 0
+
+
+@jit
+def propagate_accessed_dirty(w, a, gfn, spte, t):
+    """What zapping a leaf does to its struct page."""
+    folio = zapped_folio(w, a, gfn, spte)
     if folio == 0:
         return t
     if spte & L.SPTE_D:
@@ -85,10 +106,9 @@ def propagate_accessed_dirty(w, a, gfn, spte, t):
 
 
 @jit
-def zap_leaf(w, a, addr, line, level, gfn, t):
-    """One leaf of tdp_mmu_zap_leafs, under mmu_lock for write."""
+def zap_leaf(w, a, addr, line, level, t):
+    """One leaf of tdp_mmu_zap_leafs, under mmu_lock for write: (what it was, time)."""
     spte = w[addr]
-    t += private(w, a, L.PART_WALK, w[L.C_ZAP_LEAF])
     if has_volatile_bits(spte):
         t = rmw_add(w, a, line, L.X_SPTE, L.PART_SPTE, t)
     else:
@@ -97,7 +117,7 @@ def zap_leaf(w, a, addr, line, level, gfn, t):
     t = update_page_stats(w, a, level, -1, t)
     count(w, a, L.K_ZAPPED, 1)
     bin_add(w, L.TL_ZAPPED, w[L.NOW], 1)
-    return propagate_accessed_dirty(w, a, gfn, spte, t)
+    return spte, t + private(w, a, L.PART_WALK, w[L.C_ZAP_LEAF])
 
 
 @jit
@@ -115,12 +135,19 @@ def link_table(w, a, addr, line, expected, level, t):
         for i in range(512):
             w[table + i] = child
         count(w, a, L.K_HUGE_SPLITS, 1)
-        t = update_page_stats(w, a, level, -1, t)
-        t = update_page_stats(w, a, level - 1, 512, t)
     w[addr] = (table << L.SPTE_PFN_SHIFT) | L.SPTE_TABLE | L.SPTE_PRESENT
     count(w, a, L.K_TABLES_BUILT, 1)
-    t = rmw_add(w, a, w[a + L.VM] + L.TABLES_LINE, L.X_PAGE_TABLE, L.PART_WALK, t)
     return True, t
+
+
+@jit
+def count_table(w, a, t):
+    """A new table goes on a list under tdp_mmu_pages_lock (6.1), or into an atomic count."""
+    line = w[a + L.VM] + L.TABLES_LINE
+    if not w[L.M_TABLE_LIST_LOCK]:
+        return rmw_add(w, a, line, L.X_PAGE_TABLE, L.PART_WALK, t)
+    t = rmw_cas(w, a, line, L.X_PAGE_TABLE, L.PART_WALK, t)
+    return ride_line(w, a, line, 0, t)  # the unlock's store
 
 
 @jit
@@ -154,4 +181,19 @@ def is_access_allowed(spte, kind):
         return (spte & L.SPTE_W) != 0
     if kind == L.EXEC:
         return (spte & L.SPTE_X) != 0
+    return True
+
+
+@jit
+def every_page_mapped(w, vm, kind):
+    """Whether each page of the VM has a leaf that grants this kind of access."""
+    for i in range(w[vm + L.REGION_COUNT]):
+        r = w[vm + L.REGIONS] + i * L.REGION_WORDS
+        gfn = w[r + L.R_GFN]
+        end = gfn + w[r + L.R_PAGES]
+        while gfn < end:
+            addr, _, level = lookup(w, vm, gfn)
+            if not is_access_allowed(w[addr], kind):
+                return False
+            gfn = ((gfn >> (9 * (level - 1))) + 1) << (9 * (level - 1))
     return True

@@ -12,7 +12,7 @@ from kvmpfn.units import PAGE, InputError, format_size, nearest, parse_rate, par
 __all__ = ["Action", "Arrival", "Storm"]
 
 Arrival = Literal["poisson", "periodic", "closed_loop", "bursts"]
-Action = Literal["madvise", "numa_balancing", "migration", "age"]
+Action = Literal["madvise", "numa_balancing", "migration", "fork", "age"]
 
 _NEEDS = {
     "poisson": {"rate"},
@@ -51,9 +51,9 @@ class Storm(Record):
         Where the span starts in guest memory; at a random page if None.
     hold : str
         From the return of the notifier's start to the call of its end.
-    action : {"madvise", "numa_balancing", "migration", "age"}
-        Who it is: MADV_DONTNEED, NUMA balancing's protection scan, migration (compaction), aging (no
-        invalidation: it takes accessed bits).
+    action : {"madvise", "numa_balancing", "migration", "fork", "age"}
+        Who it is: MADV_DONTNEED, NUMA balancing's protection scan, migration (compaction), a fork (whose
+        write-protected pages are then copied on write), aging (no invalidation: it takes accessed bits).
     vm : int or "each"
         The VM whose memory it is, or one client for each VM.
     cpu : int or None
