@@ -82,7 +82,9 @@ def test_what_pf_fixed_means_on_a_shared_range(repo_root: Path, kernel: str, rep
         assert counts["pf_taken"] > 1.2 * (SLOT + OTHER)
         if kernel == "6.1":
             assert counts["pf_fixed"] > 1.2 * (SLOT + OTHER)
-            assert counts["pf_spurious"] < 0.01 * counts["pf_fixed"]
+            # A third vCPU finds the entry right only before the guest has set its Dirty bit again: how often
+            # depends on how closely the vCPUs follow each other, which the emulator's clock does not tell.
+            assert counts["pf_spurious"] < 0.05 * counts["pf_fixed"]
         else:
             assert counts["pf_fixed"] == SLOT + OTHER
             assert counts["pf_spurious"] > 0.2 * (SLOT + OTHER)

@@ -38,8 +38,8 @@ class Replay(Workload):
     Attributes
     ----------
     vcpus : list of list of [gfn, kind, think_ps]
-        For each vCPU of a VM its accesses: the page, 0 to read, 1 to write or 2 to execute, and the computing
-        before the access, in ps, to which `think` adds.
+        For each vCPU of a VM its accesses: the page (counted over all regions), 0 to read, 1 to write or 2 to
+        execute, and the computing before the access, in ps, to which `think` adds.
     """
 
     kind: Literal["replay"] = "replay"

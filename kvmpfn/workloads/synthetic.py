@@ -52,7 +52,7 @@ class Uniform(Workload):
 
 
 class SnapshotRestore(Workload):
-    """Restore VMs from one image: each vCPU touches its share of a working set at the start of memory.
+    """Restore VMs from one image: each vCPU touches its share of a working set, the same in every VM.
 
     Attributes
     ----------
@@ -61,7 +61,8 @@ class SnapshotRestore(Workload):
     writes : float
         Share of the accesses that write.
     order : {"random", "sequential"}
-        In which order a vCPU goes through its share of the working set.
+        Sequential: the working set is the start of memory, each vCPU goes through its share in order. Random:
+        it is scattered over all of memory, and so is the order.
     """
 
     kind: Literal["snapshot_restore"] = "snapshot_restore"
