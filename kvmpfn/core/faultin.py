@@ -140,7 +140,13 @@ def to_lock(w, a, t):
     if w[L.M_PRECHECKS]:
         schedule(w, a, L.PC_PRECHECK, t)
     else:
-        fault_lock(w, a, L.PC_MAPPED, t)
+        ask_lock(w, a, t)
+
+
+@jit
+def ask_lock(w, a, t):
+    """kvm_faultin_pfn returns, and mmu_lock is asked for."""
+    fault_lock(w, a, L.PC_MAPPED, t + private(w, a, L.PART_HANDLER, w[L.C_HANDLER_LOCK]))
 
 
 @jit

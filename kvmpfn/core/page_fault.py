@@ -8,6 +8,7 @@ access. A RETRY is that whole round again: exit, handler, entry.
 from . import layout as L
 from .draws import GFN, KIND, THINK, below, chance, exponential, permute
 from .events import bin_add, count, fail, histogram_bucket, schedule
+from .faultin import ask_lock
 from .host_mm import (
     gfn_of_page,
     mark_page_accessed,
@@ -19,7 +20,7 @@ from .host_mm import (
 from .jit import jit
 from .lines import load, load_seq_line, local_barrier, private, rmw_add, rmw_cas, store
 from .mmu_notifier import FALSE_RANGE, FRESH, RANGE, flush_remote_tlbs, mmu_invalidate_retry_gfn
-from .qrwlock import fault_lock, fault_unlock
+from .qrwlock import fault_unlock
 from .tdp_mmu import (
     count_table,
     every_page_mapped,
@@ -262,7 +263,7 @@ def precheck(w, a):
     if retry_if_stale(w, a, L.K_RETRY_POST_GUP_RANGE):
         out(w, a, L.RET_RETRY, t)
     else:
-        fault_lock(w, a, L.PC_MAPPED, t)
+        ask_lock(w, a, t)
 
 
 @jit
@@ -279,7 +280,7 @@ def retry_if_stale(w, a, cells):
 def mapped(w, a):
     """mmu_lock is held: is_page_fault_stale decides, then kvm_tdp_mmu_map walks."""
     r = region_of(w, w[a + L.VM], w[a + L.V_GFN])
-    t = w[L.NOW] + private(w, a, L.PART_HANDLER, w[L.C_HANDLER_LOCK])
+    t = w[L.NOW]
     if w[L.M_SEQ_CHECKED]:
         t = load_seq_line(w, a, t)
         if retry_if_stale(w, a, L.K_RETRY_LOCKED_RANGE):
