@@ -15,6 +15,7 @@ _HOMES = {
     "Scenario": "kvmpfn.scenario",
     "Storm": "kvmpfn.storms",
     "Study": "kvmpfn.study",
+    "check_protocol": "kvmpfn.protocol",
     "compare": "kvmpfn.study",
     "load": "kvmpfn.results",
     "memory_ledger": "kvmpfn.memory",

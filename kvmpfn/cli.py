@@ -165,6 +165,41 @@ def memory(
 
 
 @app.command()
+def check(
+    presets: Annotated[
+        list[str] | None, typer.Argument(metavar="PRESET...", help="Fault paths; every preset if none.")
+    ] = None,
+    vcpus: Annotated[int, typer.Option(help="1 to 3.")] = 2,
+    pages: Annotated[int, typer.Option(help="1 or 2.")] = 1,
+    invalidations: Annotated[int, typer.Option(help="1 to 3.")] = 1,
+    memory_model: Annotated[str, typer.Option(help="sc, tso or weak.")] = "sc",
+    caller: Annotated[str, typer.Option(help="Who resolves a pfn.")] = "fault",
+    mutate: Annotated[str, typer.Option(help="Mutants to apply, with commas between them.")] = "",
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a mechanism, such as seq_checked=false."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Try every interleaving of a tiny configuration; exit code 3 if one does harm."""
+    from kvmpfn.fault_path import PRESETS, FaultPath
+    from kvmpfn.protocol import check_protocol
+
+    mechanisms = {key: _value(value) for key, value in (_assignment("--set", text) for text in changes or [])}
+    paths = [FaultPath(name, **mechanisms) for name in presets or PRESETS]
+    verdicts = [
+        check_protocol(path, vcpus, pages, invalidations, memory_model, caller, mutate=mutate)
+        for path in paths
+    ]
+    if as_json:
+        _print_json([verdict.to_dict() for verdict in verdicts])
+    else:
+        print("\n\n".join(repr(verdict) for verdict in verdicts))
+    if not all(verdict.safe for verdict in verdicts):
+        raise typer.Exit(3)
+
+
+@app.command()
 def figures(
     names: Annotated[
         list[str] | None,
