@@ -36,6 +36,7 @@ def curves(
     level: tuple[float, str] | None = None,
     ideal: str = "",
     beyond: Mapping[str, float] | float | None = None,
+    theory: pd.DataFrame | None = None,
 ) -> Figure:
     """Draw lines over x, one panel a value of `panel`, with 95 % intervals as bands.
 
@@ -69,6 +70,9 @@ def curves(
         Name of the line of ideal scaling (flat from the first line's first point); none if empty.
     beyond : float or mapping, optional
         The x from which on points are extrapolated, for all panels or by panel; drawn grey.
+    theory : DataFrame, optional
+        A closed form to compare with: the columns `panel`, `x` and ``mean``. A thin line in the panels that
+        have rows, named "closed form" in the last of them.
 
     Returns
     -------
@@ -105,6 +109,9 @@ def curves(
                 first[x], [first["mean"].iloc[0]] * len(first), color="#555555", linewidth=0.9,
                 linestyle=(0, (2, 2)), label=ideal,
             )  # fmt: skip
+        if theory is not None and not (form := theory[theory[panel] == name].sort_values(x)).empty:
+            label = "closed form" if name == theory[panel].iloc[-1] else "_closed form"
+            ax.plot(form[x], form["mean"], color="#000000", linewidth=0.8, zorder=1, label=label)
         if level:
             ax.axhline(level[0], color="black", linewidth=0.8, linestyle=":")
         start = beyond.get(name) if isinstance(beyond, Mapping) else beyond
