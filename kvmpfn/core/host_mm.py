@@ -115,7 +115,7 @@ def new_frame(w, a, r, addr, gfn, state, file):
         pte |= L.P_FILE
     w[addr] = pte
     folio = folio_of(w, r, gfn, pte)
-    if folio != 0 and not file:
+    if folio != 0 and not file and state == L.P_RW:  # neither the zero page nor a driver's own page is made
         w[folio + L.FOLIO_STATE] &= L.F_TOGGLES | ~((1 << 32) - 1)
         if w[folio + L.FOLIO_STATE] < L.F_REF_ONE:
             # Allocating and mapping it has brought its struct page to this CPU.

@@ -43,11 +43,14 @@ def draw_access(w, a):
         return False
     actor = w[a + L.V_W_ACTOR]
     vm = w[a + L.VM]
+    w[a + L.V_THINK] = w[a + L.V_W_THINK]
+    if w[a + L.V_W_THINK_EXP]:
+        w[a + L.V_THINK] = exponential(w, w[a + L.ID], THINK, n, w[a + L.V_W_THINK])
     if kind == L.W_REPLAY:
         row = w[a + L.V_W_TRACE] + 3 * n
         w[a + L.V_GFN] = gfn_of_page(w, vm, w[row])
         w[a + L.V_KIND] = w[row + 1]
-        w[a + L.V_THINK] = w[row + 2] + w[a + L.V_W_THINK]
+        w[a + L.V_THINK] += w[row + 2]
         return True
     size = w[a + L.V_W_COUNT]
     if kind == L.W_UNIFORM:
@@ -61,9 +64,6 @@ def draw_access(w, a):
     writes = w[a + L.V_W_WRITES]
     if writes >= (1 << 32) or (writes > 0 and chance(w, w[a + L.ID], KIND, n, writes)):
         w[a + L.V_KIND] = L.WRITE
-    w[a + L.V_THINK] = w[a + L.V_W_THINK]
-    if w[a + L.V_W_THINK_EXP]:
-        w[a + L.V_THINK] = exponential(w, w[a + L.ID], THINK, n, w[a + L.V_W_THINK])
     return True
 
 
@@ -382,18 +382,30 @@ def lost_race(w, a, cell, t):
 
 @jit
 def retry_locked(w, a, t):
-    """RET_PF_RETRY under mmu_lock: v6.13 puts the page as `unused` before the unlock."""
+    """RET_PF_RETRY under mmu_lock: what the path does to the page before the unlock, if anything."""
     w[a + L.V_OUTCOME] = L.RET_RETRY
-    if w[L.M_REFERENCE] == L.REF_LOCKED_PUT and w[a + L.V_REF]:
+    put = w[L.M_REFERENCE] == L.REF_LOCKED_PUT and w[a + L.V_REF]
+    if w[a + L.V_FOLIO] != 0 and (put or accessed_unused(w)):
         schedule(w, a, L.PC_RELEASE_UNUSED, t)
     else:
         unlock(w, a, t)
 
 
 @jit
+def accessed_unused(w):
+    """Whether a RETRY under mmu_lock marks its page: v8 to v11 do, behind their out_unlock label."""
+    return accessed_locked(w) and w[L.M_ACCESSED_ON_RETRY]
+
+
+@jit
 def release_unused(w, a):
-    """kvm_release_page_unused: the put, and no mark."""
-    unlock(w, a, put_folio(w, a, w[L.NOW]))
+    """kvm_release_page_unused of v6.13, the put; or v11's kvm_set_page_accessed of a page it did not map."""
+    t = w[L.NOW]
+    if accessed_unused(w):
+        t = mark_page_accessed(w, a, w[a + L.V_FOLIO], t)
+    if w[L.M_REFERENCE] == L.REF_LOCKED_PUT:
+        t = put_folio(w, a, t)
+    unlock(w, a, t)
 
 
 @jit
@@ -538,7 +550,7 @@ def finish(w, a):
         return
     bin_add(w, L.TL_RESOLVED, w[L.NOW], 1)
     w[w[L.HIST] + histogram_bucket(w[a + L.V_CHAIN])] += 1
-    w[w[L.TRIES] + min(w[a + L.V_TRIES], L.TRIES_BUCKETS) - 1] += 1
+    w[w[L.TRIES] + min(w[a + L.V_TRIES], L.TRIES_BUCKETS - 1)] += 1
     w[a + L.V_TRIES_MAX] = max(w[a + L.V_TRIES_MAX], w[a + L.V_TRIES])
     w[a + L.V_LATENCY_MAX] = max(w[a + L.V_LATENCY_MAX], w[a + L.V_CHAIN])
     w[a + L.V_CHAIN] = 0

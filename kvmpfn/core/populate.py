@@ -21,7 +21,7 @@ def map_leaf(w, vm, r, gfn, level, pte):
         spte |= L.SPTE_HUGE
         if w[L.NX_HUGE_PAGES]:
             spte &= ~L.SPTE_X
-    if (pte & L.P_STATE) != L.P_RO:
+    if (pte & L.P_STATE) != L.P_RO and w[r + L.R_WRITABLE]:
         spte |= L.SPTE_HOST_W | L.SPTE_MMU_W
         if not w[L.DIRTY_LOGGING]:
             spte |= L.SPTE_W | L.SPTE_D
