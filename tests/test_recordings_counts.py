@@ -76,15 +76,16 @@ def test_private_slices(repo_root: Path, kernel: str, repeat: int) -> None:
 def test_what_pf_fixed_means_on_a_shared_range(repo_root: Path, kernel: str, repeat: int) -> None:
     """Up to 6.12 a vCPU that comes second rewrites the entry and counts FIXED; 6.16 counts SPURIOUS."""
     real = recorded(repo_root, kernel, f"d-v4s.{repeat}")
-    counters = guest(kernel, vcpus=4, share="overlapping").counters
+    # The recorder's emulated CPUs are stopped for microseconds at random: they do not march in step.
+    apart = {"think": "5us", "think_dist": "exponential"}
+    counters = guest(kernel, vcpus=4, share="overlapping", **apart).counters
     for counts in (real, counters):
         assert counts["pages_4k"] == SLOT + OTHER
         assert counts["pf_taken"] > 1.2 * (SLOT + OTHER)
         if kernel == "6.1":
             assert counts["pf_fixed"] > 1.2 * (SLOT + OTHER)
-            # A third vCPU finds the entry right only before the guest has set its Dirty bit again: how often
-            # depends on how closely the vCPUs follow each other, which the emulator's clock does not tell.
-            assert counts["pf_spurious"] < 0.05 * counts["pf_fixed"]
+            # A third vCPU finds the entry right only before the guest has set its Dirty bit again.
+            assert counts["pf_spurious"] < 0.02 * counts["pf_fixed"]
         else:
             assert counts["pf_fixed"] == SLOT + OTHER
             assert counts["pf_spurious"] > 0.2 * (SLOT + OTHER)
