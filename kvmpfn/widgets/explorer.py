@@ -51,9 +51,10 @@ class Explorer:
         for control in self.controls.values():
             control.observe(self._changed, names="value")
         self.redraw()
+        # As many columns as the page has room for: none of them is cut off.
         columns = widgets.GridBox(
             list(self.controls.values()),
-            layout=widgets.Layout(grid_template_columns="repeat(3, max-content)"),
+            layout=widgets.Layout(grid_template_columns="repeat(auto-fill, minmax(300px, 1fr))"),
         )
         self.widget = widgets.VBox([columns, self.image])
 
