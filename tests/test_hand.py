@@ -13,11 +13,11 @@ def test_first_write_to_anonymous_memory() -> None:
     loads = 1 + 2 + 3 + 4  # the walk starts over after each of three tables linked
     expected = {
         "exit_entry": c("exit") + c("entry"),
-        "handler": add + add + sum(c(f"handler_{step}") for step in ("entry", "lock", "map", "return")),
+        "handler": 3 * add + sum(c(f"handler_{step}") for step in ("entry", "lock", "map", "return")),
         "gup": c("gup_fast") + c("gup_slow"),
         "mmap_lock": memory + add,
         "host_fault": c("host_fault") + c("zero_4k") + memory + c("host_pte"),
-        "ptl": memory + cas,  # to install, and to follow
+        "ptl": memory + 2 * cas,  # to follow, to install, to follow again
         "folio": 5 * add,  # get, touched, activated (two) after unlock, put: the allocation brought the line
         "mmu_lock": memory + add,
         "walk": loads * c("table_load") + 3 * c("table_alloc") + 3 * memory + memory + 2 * cas,

@@ -18,6 +18,7 @@ from .faultin import (
     installed,
     lru_add,
     map_file,
+    mm_fault,
     pfn_get,
     remap,
     remapped,
@@ -90,6 +91,8 @@ def step_fault(w, a, pc):
         precheck(w, a)
     elif pc == L.PC_SLOW:
         slow(w, a)
+    elif pc == L.PC_MM_FAULT:
+        mm_fault(w, a)
     elif pc == L.PC_ALLOC:
         alloc(w, a)
     elif pc == L.PC_FILL:

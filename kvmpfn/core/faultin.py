@@ -3,8 +3,9 @@
 The steps of `hva_to_pfn`, in the order they are tried:
 
 gup -> get -> got, or
-gup -> mmap_lock -> slow -> [alloc -> fill] -> ptl_lock -> install -> ptl_unlock -> ptl_lock -> follow ->
-ptl_unlock -> mmap_unlock -> (a read: gup once more, for write permission) -> got.
+gup -> mmap_lock -> slow -> ptl_lock -> follow -> ptl_unlock ->
+[mm_fault -> [alloc -> fill] -> ptl_lock -> install -> ptl_unlock -> ptl_lock -> follow -> ptl_unlock] ->
+mmap_unlock -> (a read: gup once more, for write permission) -> got.
 
 They leave in the vCPU's fault: V_FOLIO (0 where there is no struct page to count), V_GEN (which frame),
 V_WRITABLE (may the SPTE be writable), and a held reference where the fault path takes one.
@@ -151,15 +152,22 @@ def ask_lock(w, a, t):
 
 @jit
 def slow(w, a):
-    """get_user_pages_unlocked, mmap_lock held: fault the page in if it is not there as wanted."""
-    r, _, pte = host_pte(w, a)
+    """get_user_pages_unlocked, mmap_lock held: follow the entry under its lock, whatever it is."""
+    r = region_of(w, w[a + L.VM], w[a + L.V_GFN])
     t = w[L.NOW] + private(w, a, L.PART_GUP, w[L.C_GUP_SLOW])
     if is_pfnmap(w, r):
         # check_vma_flags refuses VM_IO | VM_PFNMAP; hva_to_pfn takes the lock once more for follow_pfn.
         w[a + L.AFTER_MMAP] = L.PC_REMAP
         schedule(w, a, L.PC_MMAP_UNLOCK, t)
         return
-    t = load(w, a, pte_line(w, r, w[a + L.V_GFN]), L.PART_GUP, t)
+    lock_ptl(w, a, L.PC_FOLLOW, load(w, a, pte_line(w, r, w[a + L.V_GFN]), L.PART_GUP, t))
+
+
+@jit
+def mm_fault(w, a):
+    """faultin_page: nothing to follow there as wanted, so the host takes a fault of its own."""
+    r, _, pte = host_pte(w, a)
+    t = w[L.NOW]
     state = pte & L.P_STATE
     write = w[a + L.V_KIND] == L.WRITE
     if state == L.P_MIGRATION:
@@ -354,7 +362,7 @@ def follow(w, a):
     state = pte & L.P_STATE
     write = w[a + L.V_KIND] == L.WRITE
     if state != L.P_RW and not (state == L.P_RO and not write):
-        w[a + L.AFTER] = L.PC_SLOW
+        w[a + L.AFTER] = L.PC_MM_FAULT
         schedule(w, a, L.PC_PTL_UNLOCK, t)
         return
     folio = folio_of(w, r, w[a + L.V_GFN], pte)

@@ -9,9 +9,9 @@ from .events import back, count, fail, schedule
 from .jit import jit
 from .lines import charge, private, ride_add, ride_line, rmw_add, rmw_cas, rmw_cas_loop, store, tally
 
-HOST_FAULT_RMWS = 10
-"""Locked instructions of the host's own in an anonymous fault, besides mmap_lock and page-table locks:
-about 15 counted on a real kernel (data/README.md) less the five that are modelled one by one."""
+HOST_FAULT_RMWS = 8
+"""Locked instructions of the host's own in an anonymous fault, besides mmap_lock and page-table locks: 6.6
+were counted site by site on 6.1, 9.3 on 6.16 (data/recordings/lock_sites.csv)."""
 
 
 @jit

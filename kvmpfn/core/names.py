@@ -61,14 +61,14 @@ TIMELINE = ("taken", "resolved", "retries", "invalidations", "zapped", "wasted_p
 
 STEPS = (
     "access", "handle", "fast_page_fault", "fast_dirty", "gup", "get", "early_put", "got", "precheck",
-    "slow", "alloc", "fill", "cow_lock", "install", "map_file", "installed", "lru_add", "follow_lock",
-    "follow", "pfn_get", "remap", "remapped", "mapped", "link", "split_stats", "table_count", "freeze",
-    "freeze_stats", "frozen", "release_unused", "leaf", "set_leaf", "stats", "release", "release_clean",
-    "finish", "read_lock", "write_lock", "queue_head", "write_grant", "read_unlock", "write_unlock",
-    "mmap_lock", "owner_load", "owner_store", "mmap_unlock", "ptl_lock", "ptl_unlock", "flush",
-    "host_flush", "start", "start_locked", "zap", "zap_mark", "yield", "relock", "resume", "flushed",
-    "started", "end", "end_locked", "ended", "idle", "ptes", "pte_end", "after", "restore", "age",
-    "aged", "done", "stopped",
+    "slow", "mm_fault", "alloc", "fill", "cow_lock", "install", "map_file", "installed", "lru_add",
+    "follow_lock", "follow", "pfn_get", "remap", "remapped", "mapped", "link", "split_stats",
+    "table_count", "freeze", "freeze_stats", "frozen", "release_unused", "leaf", "set_leaf", "stats",
+    "release", "release_clean", "finish", "read_lock", "write_lock", "queue_head", "write_grant",
+    "read_unlock", "write_unlock", "mmap_lock", "owner_load", "owner_store", "mmap_unlock", "ptl_lock",
+    "ptl_unlock", "flush", "host_flush", "start", "start_locked", "zap", "zap_mark", "yield", "relock",
+    "resume", "flushed", "started", "end", "end_locked", "ended", "idle", "ptes", "pte_end", "after",
+    "restore", "age", "aged", "done", "stopped",
 )  # fmt: skip
 """Step names of the event log, by number."""
 

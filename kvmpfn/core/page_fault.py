@@ -535,7 +535,7 @@ def finish(w, a):
         w[a + L.V_TLB_REQUEST] = 0
         t = rmw_add(w, a, a + L.V_REQUEST_LINE, L.X_VCPU_REQUEST, L.PART_FLUSH, t)
         t += private(w, a, L.PART_FLUSH, w[L.C_FLUSH_TLB])
-    t = local_barrier(w, a, 1, L.PART_HANDLER, t)  # srcu_read_unlock
+    t = local_barrier(w, a, 2, L.PART_HANDLER, t)  # srcu_read_unlock, vcpu->mode
     t += private(w, a, L.PART_HANDLER, w[L.C_HANDLER_RETURN])
     t += private(w, a, L.PART_EXIT_ENTRY, w[L.C_ENTRY])
     spent = t - w[a + L.V_T0]

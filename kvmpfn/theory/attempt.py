@@ -102,7 +102,7 @@ def attempt(scenario: Scenario) -> Attempt:
     put = add if referenced and path.reference in ("held", "locked_put") else 0.0
     locked_put = put if path.reference == "locked_put" else 0.0
     clean = put - locked_put + marks * (path.accessed_marking == "after_unlock" and path.accessed_on_retry)
-    around = c("handler_return") + c("entry") + c("exit") + c("handler_entry") + 2 * add
+    around = c("handler_return") + c("entry") + c("exit") + c("handler_entry") + 3 * add
     unlock = common
     lock = gup + c("handler_lock")
     window = Window(
