@@ -66,7 +66,9 @@ def scenarios(draw):
     memory = draw(st.lists(regions, min_size=1, max_size=2))
     fits = {
         "migration": all(region.backing in ("anon", "thp") for region in memory),
-        "fork": all(r.backing == "anon" or (r.backing, r.mapping) == ("page_cache", "private") for r in memory),
+        "fork": all(
+            r.backing == "anon" or (r.backing, r.mapping) == ("page_cache", "private") for r in memory
+        ),
     }
     wanted = draw(st.lists(storms, max_size=3))
     return Scenario(
