@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from kvmpfn.scenario import Scenario
 
-__all__ = ["Latency", "Run", "bucket_bounds", "check_metric", "load"]
+__all__ = ["Latency", "Run", "SchemaError", "bucket_bounds", "check_metric", "load"]
 
 ARRAYS = (
     "counters", "rmw", "transfers", "parts", "hist", "tries", "vcpus", "clients", "timeline", "memory", "log",
@@ -87,8 +87,12 @@ METRICS = (
 )
 """Names of numbers that every run has; `Run.metric` looks them up."""
 
-FORMAT = 1
-"""Version of the Parquet layout."""
+SCHEMA = 1
+"""Version of the Parquet layout, which every file names."""
+
+
+class SchemaError(InputError):
+    """A run is in a layout that this version does not know: it is another version's, and no damage."""
 
 
 class Run:
@@ -343,7 +347,7 @@ class Run:
 
         scenario, meta = self.scenario.to_json(), json.dumps(self.meta, sort_keys=True)
         metadata = {
-            "kvmpfn.format": str(FORMAT),
+            "kvmpfn.schema": str(SCHEMA),
             "kvmpfn.version": self.version,
             "kvmpfn.scenario": scenario,
             "kvmpfn.seed": str(self.seed),
@@ -605,6 +609,13 @@ def load(path: str | os.PathLike[str]) -> Run:
     -------
     Run
         The run, equal to the one written.
+
+    Raises
+    ------
+    SchemaError
+        The file's layout has another version than this one's.
+    InputError
+        There is no such file, or no run in it, or it is damaged, or it counted other things.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -619,11 +630,17 @@ def load(path: str | os.PathLike[str]) -> Run:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path}: not a Parquet file that can be read: {reason}") from None
     stored = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    if "kvmpfn.format" not in stored:
+    if "kvmpfn.version" not in stored:
         raise InputError(f"{path}: a Parquet file, but not a run of kvmpfn")
-    columns = json.loads(json.dumps(COLUMNS))
-    if stored["kvmpfn.format"] != str(FORMAT) or json.loads(stored["kvmpfn.columns"]) != columns:
-        version = stored.get("kvmpfn.version", "an unknown version")
+    version, schema = stored["kvmpfn.version"], stored.get("kvmpfn.schema")
+    if schema is None:
+        raise InputError(f"{path}: written by kvmpfn {version} without a schema; simulate again")
+    if schema != str(SCHEMA):
+        raise SchemaError(
+            f"{path}: schema: {schema}, written by kvmpfn {version}, is not known to this version; "
+            f"nearest is {SCHEMA}"
+        )
+    if json.loads(stored["kvmpfn.columns"]) != json.loads(json.dumps(COLUMNS)):
         raise InputError(f"{path}: written by kvmpfn {version}, which counted other things; simulate again")
     arrays = {
         name: values.values.to_numpy().reshape(shape)
@@ -631,12 +648,11 @@ def load(path: str | os.PathLike[str]) -> Run:
             table["array"].to_pylist(), table["shape"].to_pylist(), table["values"], strict=True
         )
     }
-    run = Run(
-        Scenario.from_json(stored["kvmpfn.scenario"]),
-        arrays,
-        json.loads(stored["kvmpfn.meta"]),
-        stored["kvmpfn.version"],
-    )
+    try:
+        scenario = Scenario.from_json(stored["kvmpfn.scenario"])
+    except InputError as error:
+        raise InputError(str(error), f"{path}") from None
+    run = Run(scenario, arrays, json.loads(stored["kvmpfn.meta"]), version)
     checksum = _hash(run._arrays, ARRAYS, stored["kvmpfn.scenario"], stored["kvmpfn.meta"])
     if run.digest != stored["kvmpfn.digest"] or checksum != stored["kvmpfn.checksum"]:
         raise InputError(f"{path}: damaged: its contents do not have the digest stored beside them")

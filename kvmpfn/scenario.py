@@ -296,7 +296,7 @@ class Scenario(Record):
     seed: Whole = 1
 
     def __init__(self, *, schema: int = SCHEMA, **fields: Any) -> None:
-        if schema != SCHEMA:
+        if type(schema) is not int or schema != SCHEMA:
             raise InputError(f"{schema!r} is not known to this version; nearest is {SCHEMA}", "schema")
         super().__init__(**fields)
 

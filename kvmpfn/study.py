@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kvmpfn.fault_path import FaultPath
 from kvmpfn.records import Record
-from kvmpfn.results import Run, check_metric, load
+from kvmpfn.results import Run, SchemaError, check_metric, load
 from kvmpfn.units import InputError, nearest
 
 if TYPE_CHECKING:
@@ -312,7 +312,8 @@ def sweep(
         A thread for each processor, none, so many threads, or an executor such as a Dask client. Results
         do not depend on it.
     store : path, optional
-        A folder in which finished runs are kept; runs found there are not simulated again.
+        A folder in which finished runs are kept; runs found there are not simulated again. One whose
+        schema is not this version's is an error.
     progress : bool or callable
         Show a bar, or call ``progress(done, total)`` after each run.
     until : optional
@@ -412,11 +413,16 @@ def _job(scenario: Scenario, folder: Path | None) -> Run:
         return _simulate(scenario)
     path = folder / f"{scenario.digest()}.parquet"
     if path.exists():
-        # A damaged run, or one of another version, is made again.
-        with contextlib.suppress(InputError):
+        # A damaged run, or one of another version, is made again; one in a layout that is not known here
+        # is not ours to replace.
+        try:
             run = load(path)
             if run.version == importlib.metadata.version("kvmpfn"):
                 return run
+        except SchemaError:
+            raise
+        except InputError:
+            pass
     run = _simulate(scenario)
     run.to_parquet(path)
     return run

@@ -189,7 +189,8 @@ def test_a_changed_file_is_not_loaded(tmp_path: Path) -> None:
         (b"kvmpfn.digest", b"0" * 64, "damaged"),
         (b"kvmpfn.scenario", metadata[b"kvmpfn.scenario"].replace(b'"seed":1', b'"seed":2'), "damaged"),
         (b"kvmpfn.meta", metadata[b"kvmpfn.meta"].replace(b"12345", b"12346"), "damaged"),
-        (b"kvmpfn.format", b"99", "simulate again"),
+        (b"kvmpfn.schema", b"99", r"schema: 99, written by .*; nearest is 1$"),
+        (b"kvmpfn.columns", b"{}", "simulate again"),
     ):
         assert metadata[key] != text
         pq.write_table(table.replace_schema_metadata(metadata | {key: text}), file)
