@@ -1,6 +1,28 @@
 """Who invalidates: notifier clients, each an arrival process with a span, a hold and an action."""
 
 from kvmpfn.storms.arrivals import bursts, closed_loop, periodic, poisson
+from kvmpfn.storms.presets import (
+    balloon,
+    compaction,
+    fork,
+    free_page_reporting,
+    madvise_loop,
+    numa_balancing,
+)
 from kvmpfn.storms.storm import Action, Arrival, Storm
 
-__all__ = ["Action", "Arrival", "Storm", "bursts", "closed_loop", "periodic", "poisson"]
+__all__ = [
+    "Action",
+    "Arrival",
+    "Storm",
+    "balloon",
+    "bursts",
+    "closed_loop",
+    "compaction",
+    "fork",
+    "free_page_reporting",
+    "madvise_loop",
+    "numa_balancing",
+    "periodic",
+    "poisson",
+]
