@@ -22,6 +22,7 @@ from kvmpfn.units import InputError, nearest
 if TYPE_CHECKING:
     import pandas as pd
 
+    from kvmpfn.hosts import Cost, Host
     from kvmpfn.results import Run
     from kvmpfn.scenario import Scenario
     from kvmpfn.study import Study
@@ -37,6 +38,17 @@ app = typer.Typer(
 )
 
 ScenarioFile = Annotated[Path, typer.Argument(metavar="SCENARIO", help="A scenario file, TOML or JSON.")]
+OptionalFile = Annotated[
+    Path | None, typer.Argument(metavar="SCENARIO", help="A scenario file, TOML or JSON.", show_default=False)
+]
+Selftest = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COMMAND",
+        help="In place of a file, a KVM selftest's command line: 'demand_paging_test -b 64M -v 4'.",
+    ),
+]
+Phase = Annotated[str | None, typer.Option(help="Which phase of the selftest, if it has more than one.")]
 Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a field, such as vcpus=8 or storms.0.rate=1k/s."),
@@ -65,14 +77,16 @@ def _options(
 
 @app.command()
 def run(
-    scenario: ScenarioFile,
+    scenario: OptionalFile = None,
+    selftest: Selftest = None,
+    phase: Phase = None,
     changes: Changes = None,
     until: Until = None,
     output: Annotated[Path | None, typer.Option(help="Write the run to this Parquet file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Simulate one scenario, and say what was found."""
-    what = _scenario(scenario, changes, until)
+    """Simulate one scenario, or what a KVM selftest would run, and say what was found."""
+    what = _chosen(scenario, selftest, phase, changes, until)
     _check_output(output)
     from kvmpfn.simulator import simulate
 
@@ -200,6 +214,38 @@ def check(
 
 
 @app.command()
+def hosts(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="One host, cost by cost; all hosts if none.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the hosts there is data for, with what of it was read, derived and assumed."""
+    from kvmpfn.hosts import COSTS, Host
+
+    if name is None:
+        _show_records([_host_row(Host.load(known)) for known in Host.names()], as_json)
+        return
+    host = Host.load(name)
+    costs = [_cost_row(cost, host.costs[cost]) for cost in COSTS]
+    if as_json:
+        _print_json({**_host_row(host), "costs": costs})
+        return
+    print(f"{host.name}: {host.title}")
+    for row in costs:
+        row["source or reason"] = "; ".join(filter(None, (row.pop("source"), row.pop("reason"))))
+    _show_records(costs, as_json)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of scenario files, for editors that complete and check them."""
+    from kvmpfn.schema import scenario_schema
+
+    _print_json(scenario_schema())
+
+
+@app.command()
 def figures(
     names: Annotated[
         list[str] | None,
@@ -266,7 +312,28 @@ def _scenario(path: Path, changes: list[str] | None, until: str | None) -> Scena
         files = _scenario_files(path.parent)
         hint = f"; nearest is {path.with_name(nearest(path.name, files))}" if files else ""
         raise InputError(f"{path}: no such file{hint}")
-    scenario = Scenario.load(path)
+    return _changed(Scenario.load(path), changes, until)
+
+
+def _chosen(
+    path: Path | None, selftest: str | None, phase: str | None, changes: list[str] | None, until: str | None
+) -> Scenario:
+    """Read a scenario file or a selftest's command line, whichever was given."""
+    if path is not None and selftest is not None:
+        raise InputError(f"--selftest: takes the place of a file; leave out {path}")
+    if path is not None:
+        if phase is not None:
+            raise InputError("--phase: belongs to --selftest; a file is one phase")
+        return _scenario(path, changes, until)
+    if selftest is None:
+        raise InputError("no SCENARIO file; nearest is --selftest 'demand_paging_test -b 64M -v 4'")
+    from kvmpfn import selftests
+
+    return _changed(selftests.selftest(selftest, phase), changes, until)
+
+
+def _changed(scenario: Scenario, changes: list[str] | None, until: str | None) -> Scenario:
+    """Change what the command line changes."""
     for change in changes or []:
         key, value = _assignment("--set", change)
         scenario = scenario.with_path(key, _value(value))
@@ -387,6 +454,43 @@ def _show_table(frame: pd.DataFrame, as_json: bool) -> None:
         _print_json(json.loads(frame.to_json(orient="records", double_precision=15)))
     else:
         print(frame.to_string(index=False, float_format=lambda number: f"{number:.6g}"))
+
+
+def _host_row(host: Host) -> dict[str, Any]:
+    """Say how large a host is, and how good its costs are."""
+    statuses = [cost.status for cost in host.costs.values()]
+    return {
+        "host": host.name,
+        "title": host.title,
+        "sockets": host.sockets,
+        "cores": host.cores,
+        "threads": host.threads,
+        "GHz": host.ghz,
+        **{status: statuses.count(status) for status in ("read", "derived", "assumed")},
+    }
+
+
+def _cost_row(name: str, cost: Cost) -> dict[str, Any]:
+    """Say all there is to say of one cost."""
+    figures = {
+        key: int(figure) if figure == int(figure) else float(figure)
+        for key, figure in (("value", cost.value), ("low", cost.low), ("high", cost.high))
+    }
+    named = {"unit": cost.unit, "status": cost.status, "source": cost.source, "reason": cost.reason}
+    return {"cost": name, **figures, **named}
+
+
+def _show_records(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print rows in columns: numbers to the right, text to the left, the last one as long as it is."""
+    if as_json:
+        _print_json(rows)
+        return
+    table = [list(rows[0]), *([format(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    left = ["<" if isinstance(value, str) else ">" for value in rows[0].values()]
+    for line in table:
+        cells = (f"{cell:{side}{width}}" for cell, side, width in zip(line, left, widths, strict=True))
+        print("  ".join(cells).rstrip())
 
 
 def _print_json(value: Any) -> None:
