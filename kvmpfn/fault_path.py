@@ -18,6 +18,7 @@ _V6_1: dict[str, Any] = {
     "guarded": True,
     "seq_checked": True,
     "prechecks": False,
+    "invalidate_ranges": "collapsed",
     "nonrefcounted": "refuse",
     "spte_bit": "none",
     "dirty_marking": "at_zap",
@@ -101,6 +102,9 @@ class FaultPath(Record):
         Whether the invalidation sequence is checked under mmu_lock.
     prechecks : bool
         Whether staleness is also checked before GUP and before mmu_lock, without a lock.
+    invalidate_ranges : {"collapsed", "list"}
+        What of the invalidations in progress a fault is compared with: the one interval that covers them all,
+        or each by itself, which no kernel keeps.
     nonrefcounted : {"map", "refuse"}
         What happens to a page with a struct page whose count is zero.
     spte_bit : {"none", "4k", "all"}
@@ -145,6 +149,7 @@ class FaultPath(Record):
     guarded: Flag
     seq_checked: Flag
     prechecks: Flag
+    invalidate_ranges: Literal["collapsed", "list"]
     nonrefcounted: Literal["map", "refuse"]
     spte_bit: Literal["none", "4k", "all"]
     dirty_marking: Literal["at_zap", "at_map", "none"]

@@ -163,8 +163,8 @@ def selftest(command: str, phase: str | None = None, **changes: Any) -> Scenario
         actor that reads or clears the log, so that the number of iterations changes nothing; the first one
         after logging began differs under KVM_DIRTY_LOG_INITIALLY_SET (without ``-g``).
     access_tracking_perf_test
-        *populate*: the first touch. With ``-p``, an option of the series that data/published/houghton.csv is from,
-        aging goes on beside it, page by page, in a random order. Where hardware sets accessed bits, the
+        *populate*: the first touch. With ``-p``, an option of the series that data/published/houghton.csv is
+        from, aging goes on beside it, page by page, in a random order. Where hardware sets accessed bits, the
         accesses to memory that is mapped, idle or not, have no faults.
     memslot_perf_test
         Test 5, RW, of which the first round faults; memory is in place, the slots are regions. In the other

@@ -65,6 +65,7 @@ MECHANISMS = (
     (L.M_AGING_LOCK, "aging_lock", ("none", "write")),
     (L.M_AGING_FLUSH, "aging_flush", (False, True)),
     (L.M_TABLE_LIST_LOCK, "table_list_lock", (False, True)),
+    (L.M_RANGE_LIST, "invalidate_ranges", ("collapsed", "list")),
 )
 """Where the engine keeps each mechanism, its name in FaultPath, and its values by number."""
 

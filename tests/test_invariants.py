@@ -123,6 +123,22 @@ def test_same_final_mappings(seed):
     assert len(leaves) == 1
 
 
+def test_a_list_of_ranges_spares_the_gap_and_is_safe():
+    """What the one collapsed interval costs; check=True holds that nothing stale is mapped without it."""
+    s = Scenario(
+        vcpus=4,
+        memory=[Region("64MiB", populated=True)],
+        workload=uniform(writes=1.0, accesses=600),
+        storms=[Storm(arrival="poisson", rate="50k/s", span="64KiB", hold="20us")] * 2,
+    )
+    collapsed, ranges = (
+        simulate(s.replace(fault_path=FaultPath("v6.1", invalidate_ranges=how)), check=True).counters
+        for how in ("collapsed", "list")
+    )
+    assert ranges["retry_false_range"] == 0 < collapsed["retry_false_range"]
+    assert 0 < ranges["retry"] < collapsed["retry"] / 2
+
+
 UNSAFE = [
     ("seq_checked", {"seq_checked": False}),
     ("guarded", {"guarded": False}),

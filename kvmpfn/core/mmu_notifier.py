@@ -23,7 +23,7 @@ def mmu_invalidate_retry_gfn(w, a):
     """mmu_invalidate_retry_gfn: FRESH, or why the fault is stale.
 
     RANGE if an invalidation in progress covers the gfn; else SEQ if one finished since the snapshot, wherever
-    it was; else FALSE_RANGE if only the collapsed interval covers the gfn.
+    it was; else FALSE_RANGE if only the collapsed interval covers the gfn, and the kernel goes by that.
     """
     vm = w[a + L.VM]
     gfn = w[a + L.V_GFN]
@@ -36,7 +36,7 @@ def mmu_invalidate_retry_gfn(w, a):
             other = w[other + L.N_ACTIVE_NEXT]
     if w[vm + L.SEQ] != w[a + L.V_SEQ]:
         return SEQ
-    if collapsed:
+    if collapsed and not w[L.M_RANGE_LIST]:
         return FALSE_RANGE
     return FRESH
 

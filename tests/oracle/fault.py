@@ -131,6 +131,8 @@ def load_seq(cpu: Vcpu) -> None:
 def stale(cpu: Vcpu, fault: Fault, where: str) -> bool:
     """is_page_fault_stale, and its lock-free kin: whether the fault is stale, which is counted by reason."""
     why = cpu.vm.invalidations.stale(cpu.gfn, fault.seq)
+    if why == "false_range" and cpu.world.path.invalidate_ranges == "list":
+        why = None
     if why:
         cpu.count(f"retry.{where}.{why}")
     return why is not None
