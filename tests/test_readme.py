@@ -1,4 +1,4 @@
-"""The README: its example runs as written, its links lead somewhere, its commands exist."""
+"""The documents: examples run as written, links lead somewhere, commands exist."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
-DOCUMENTS = ("README.md", "docs/model.md")
+DOCUMENTS = ("README.md", "docs/model.md", "docs/protocol.md", "docs/fault-paths.md")
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -18,9 +18,10 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-def test_example_runs(repo_root: Path) -> None:
-    """Every python example of the README runs in a process of its own, and says something."""
-    examples = blocks((repo_root / "README.md").read_text(encoding="utf-8"), "python")
+@pytest.mark.parametrize("document", ["README.md", "docs/fault-paths.md"])
+def test_example_runs(repo_root: Path, document: str) -> None:
+    """Every python example runs in a process of its own, and says something."""
+    examples = blocks((repo_root / document).read_text(encoding="utf-8"), "python")
     assert examples
     for example in examples:
         run = subprocess.run(
