@@ -123,6 +123,23 @@ def test_same_final_mappings(seed):
     assert len(leaves) == 1
 
 
+def test_a_storm_cannot_keep_a_fault_past_the_end_of_the_run():
+    """Three scans protect the page again before GUP gets to it: its fault gives up once the run is over."""
+    scan = Storm(
+        arrival="closed_loop", think="0ns", span="4KiB", offset="0B", hold="2us", action="numa_balancing"
+    )
+    s = Scenario(
+        vcpus=4,
+        memory=[Region("16KiB", backing="page_cache")],
+        workload=uniform(writes=0.3),
+        storms=[scan] * 3,
+        until="200us",
+    )
+    run = simulate(s, check=True)
+    assert run.counters["retry.other"] > 0
+    assert run.time_ps < 400_000_000
+
+
 def test_a_list_of_ranges_spares_the_gap_and_is_safe():
     """What the one collapsed interval costs; check=True holds that nothing stale is mapped without it."""
     s = Scenario(

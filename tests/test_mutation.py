@@ -15,7 +15,6 @@ from kvmpfn.core.names import COUNTERS, DISTANCES, PARTS, RMW_CONTEXTS, RMW_LINE
 
 NEVER = {
     "stopped",  # no step: what an actor is when it takes none
-    "retry.other",
     "retry.pre_gup.seq",  # the sequence is noted and tested in the same step
     "fault.mn_lock",  # a notifier's own line
     "zap.page_table", "zap.dirty_bitmap", "zap.host", "zap.host_folio",  # a notifier installs nothing

@@ -38,6 +38,9 @@ from .lines import load, private
 from .mmu_notifier import invalidate
 from .qrwlock import fault_lock
 
+PATIENCE = 16
+"""Times that a fault has the host make its page ready before it minds that the run is over."""
+
 
 @jit
 def host_pte(w, a):
@@ -164,10 +167,25 @@ def slow(w, a):
 
 
 @jit
+def run_is_over(w, a):
+    """Whether the vCPU's next access would be its last."""
+    over = w[L.NOW] >= w[L.UNTIL_PS] or w[L.TAKEN] >= w[L.UNTIL_FAULTS]
+    return over or not w[w[a + L.VM] + L.ALIVE]
+
+
+@jit
 def mm_fault(w, a):
     """faultin_page: nothing to follow there as wanted, so the host takes a fault of its own."""
     r, _, pte = host_pte(w, a)
     t = w[L.NOW]
+    w[a + L.V_LOOKS] += 1
+    if w[a + L.V_LOOKS] > PATIENCE and run_is_over(w, a):
+        # A signal is pending: KVM_PFN_ERR_SIGPENDING takes the vCPU out, else a storm could keep it for ever.
+        count(w, a, L.K_RETRY_OTHER, 1)
+        w[a + L.V_OUTCOME] = L.RET_RETRY
+        w[a + L.AFTER_MMAP] = L.PC_FINISH
+        schedule(w, a, L.PC_MMAP_UNLOCK, t)
+        return
     state = pte & L.P_STATE
     write = w[a + L.V_KIND] == L.WRITE
     if state == L.P_MIGRATION:

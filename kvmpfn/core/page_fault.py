@@ -204,6 +204,7 @@ def handle(w, a):
     w[a + L.V_FOLIO] = 0
     w[a + L.V_COW] = 0
     w[a + L.V_UPGRADE] = 0
+    w[a + L.V_LOOKS] = 0
     t = local_barrier(w, a, 1, L.PART_HANDLER, t)  # srcu_read_lock
     if w[a + L.V_PRESENT] and w[a + L.V_KIND] == L.WRITE:
         schedule(w, a, L.PC_FAST_PAGE_FAULT, t)

@@ -37,6 +37,16 @@ CASES: dict[str, Scenario] = {
         vcpus=6,
         lru="mglru",
     ),
+    "kept in the host": _case(
+        Region("16KiB", backing="page_cache"),
+        "v6.1",
+        uniform(writes=0.3),
+        *[closed_loop(think="0ns", span="4KiB", offset="0B", hold="2us", action="numa_balancing")] * 3,
+        host="icelake_sp_2s",
+        vcpus=4,
+        until="200us",
+        seed=1,
+    ),
     "yield": _case(
         Region("256KiB", mapped=True),
         "v6.1",

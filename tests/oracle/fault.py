@@ -32,6 +32,8 @@ class Fault:
         The page that was taken.
     held : list of (Folio, int)
         References, and since when; two for a moment in an upgrade.
+    looks : int
+        How often the host was asked to make the page ready.
     """
 
     seq: int = 0
@@ -39,6 +41,7 @@ class Fault:
     writable: bool = False
     folio: Folio | None = None
     held: list[tuple[Folio, int]] = field(default_factory=list)
+    looks: int = 0
 
     def take(self, generation: int, folio: Folio | None, *, writable: bool) -> None:
         """Remember the page."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SLEPT = "slept"
 ALLOCATOR_ATOMICS = 8
+PATIENCE = 16
+GAVE_UP = "retry"  # the outcome that it is
 
 
 def faultin_pfn(cpu: Vcpu, fault: Fault) -> Steps:
@@ -77,7 +79,8 @@ def gup_slow(cpu: Vcpu, fault: Fault, region: HostRegion) -> Steps:
         else:
             cpu.load(region.line(cpu.gfn), "gup")
         outcome = yield from follow(cpu, fault, region)
-    yield from region.ptl(cpu.gfn).unlock(cpu)
+    if outcome != GAVE_UP:
+        yield from region.ptl(cpu.gfn).unlock(cpu)
     yield from mmap_lock.unlock(cpu)
     if outcome is None:
         yield from cpu.step("got")
@@ -100,6 +103,10 @@ def follow(cpu: Vcpu, fault: Fault, region: HostRegion) -> Steps:
             return follow_page(cpu, fault, region, seen)
         yield from ptl.unlock(cpu)
         yield from cpu.step("mm_fault")
+        fault.looks += 1
+        if fault.looks > PATIENCE and cpu.world.is_over(cpu):
+            cpu.count("retry.other")
+            return GAVE_UP
         seen = region.pte(cpu.gfn)
         if seen.state == "migration":
             cpu.count("migration_waits")

@@ -167,6 +167,10 @@ class World:
     def faults_are_up(self) -> bool:
         return self.scenario.until_faults is not None and self.taken >= self.scenario.until_faults
 
+    def is_over(self, cpu: Vcpu) -> bool:
+        """Whether a vCPU would stop at its next access that faults."""
+        return self.time_is_up(cpu.t) or self.faults_are_up() or not cpu.vm.alive
+
     def found_latency(self, latency: int, tries: int) -> None:
         """Note a resolved fault."""
         self.hist[bucket(latency)] += 1
