@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+from matplotlib import font_manager, get_data_path
 
 from kvmpfn.plots import curves, save, stacked_bars, style, tornado
 
@@ -86,3 +88,19 @@ def test_saving_twice_gives_the_same_bytes(tmp_path: Path):
 def test_save_goes_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("KVMPFN_FIGURES", str(tmp_path / "here"))
     assert {path.parent for path in save(draw(), "figure")} == {tmp_path / "here"}
+
+
+def test_the_system_has_another_dejavu(tmp_path):
+    """Figures are drawn with matplotlib's own fonts, whatever the machine has under the same name."""
+    manager = font_manager.fontManager
+    before = list(manager.ttflist)
+    try:
+        other = shutil.copy(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", tmp_path)
+        manager.ttflist.clear()
+        manager.addfont(other)
+        assert font_manager.findfont("DejaVu Sans") == str(other)
+        with style():
+            assert Path(font_manager.findfont("DejaVu Sans")).is_relative_to(get_data_path())
+    finally:
+        manager.ttflist[:] = before
+        style()

@@ -35,7 +35,28 @@ def style() -> AbstractContextManager[None]:
     """Return a context in which figures are drawn in the project's style."""
     import matplotlib
 
+    _prefer_own_fonts()
     return matplotlib.rc_context(fname=SHEET)
+
+
+def _prefer_own_fonts() -> None:
+    """Let matplotlib's own fonts come before the system's of the same name.
+
+    Another version of DejaVu Sans numbers its glyphs in another way, and a figure would be other bytes on a
+    machine that has it. Of fonts that fit equally well matplotlib takes the first in its list, in which its
+    own may stand last, or not at all.
+    """
+    from matplotlib import font_manager, get_data_path
+
+    manager = font_manager.fontManager
+    own = sorted(str(path) for path in (Path(get_data_path()) / "fonts" / "ttf").glob("*.ttf"))
+    if [font.fname for font in manager.ttflist[:1]] == own[:1]:
+        return
+    others = [font for font in manager.ttflist if font.fname not in own]
+    manager.ttflist.clear()
+    for path in own:
+        manager.addfont(path)  # and forgets which fonts were chosen before
+    manager.ttflist.extend(others)
 
 
 def save(
