@@ -37,7 +37,7 @@ def tornado(frame: pd.DataFrame, *, panel: str, xlabel: str, title: str, most: i
     import matplotlib.pyplot as plt
 
     panels = list(dict.fromkeys(frame[panel]))
-    fig, axes = plt.subplots(1, len(panels), squeeze=False, figsize=(9.5, 0.25 * most + 1.4))
+    fig, axes = plt.subplots(1, len(panels), squeeze=False, figsize=(11.0, 0.25 * most + 1.6))
     for ax, name in zip(axes.flat, panels, strict=True):
         part = frame[frame[panel] == name]
         swing = (part[["low", "high"]].max(axis=1) - part[["low", "high"]].min(axis=1)).abs()
