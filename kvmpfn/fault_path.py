@@ -6,15 +6,18 @@ page's reference: figures that compare references vary that one mechanism of one
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from kvmpfn.records import Flag, Record
+from pydantic import Field
+
+from kvmpfn.records import Flag, Record, Whole
 from kvmpfn.units import InputError, nearest
 
 __all__ = ["PRESETS", "FaultPath"]
 
 _V6_1: dict[str, Any] = {
     "reference": "held",
+    "put_batch": 1,
     "guarded": True,
     "seq_checked": True,
     "prechecks": False,
@@ -96,6 +99,9 @@ class FaultPath(Record):
     reference : {"held", "early_put", "locked_put", "none"}
         When the reference that GUP took is put: after mmu_lock is released, at once, before mmu_lock is
         released; or GUP takes none (no kernel can).
+    put_batch : int
+        References that a vCPU saves up before it puts them, one atomic a folio; 1 puts each by itself, as
+        every kernel does.
     guarded : bool
         Whether MMU notifiers zap what the fault installs.
     seq_checked : bool
@@ -146,6 +152,7 @@ class FaultPath(Record):
     preset: str
     name: str
     reference: Literal["held", "early_put", "locked_put", "none"]
+    put_batch: Annotated[Whole, Field(ge=1, le=31)]
     guarded: Flag
     seq_checked: Flag
     prechecks: Flag

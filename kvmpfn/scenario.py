@@ -23,10 +23,13 @@ __all__ = ["BACKINGS", "Region", "Scenario", "parse_until"]
 
 BACKINGS = {
     "anon": PAGE,
+    "ksm": PAGE,
+    "zero_page": PAGE,
     "thp": 1 << 21,
     "hugetlb_2m": 1 << 21,
     "hugetlb_1g": 1 << 30,
     "page_cache": PAGE,
+    "dax": PAGE,
     "pfnmap": PAGE,
     "pfnmap_struct_page": PAGE,
     "tail_pages": PAGE,
@@ -34,8 +37,20 @@ BACKINGS = {
 """What memory can be in the host, and the bytes of which its size is a multiple."""
 
 Backing = Literal[
-    "anon", "thp", "hugetlb_2m", "hugetlb_1g", "page_cache", "pfnmap", "pfnmap_struct_page", "tail_pages"
+    "anon",
+    "ksm",
+    "zero_page",
+    "thp",
+    "hugetlb_2m",
+    "hugetlb_1g",
+    "page_cache",
+    "dax",
+    "pfnmap",
+    "pfnmap_struct_page",
+    "tail_pages",
 ]
+HOST_LEVEL = {"thp": 2, "hugetlb_2m": 2, "hugetlb_1g": 3}
+HAVE_ORDER = ("anon", "page_cache", "dax", "pfnmap")
 
 SCHEMA = 1
 SEED_LIMIT = 1 << 64
@@ -49,20 +64,21 @@ class Region(Record):
     size : str
         Its size, such as ``"16GiB"``; the first argument.
     backing : str
-        What it is in the host, one of `BACKINGS`. ``pfnmap`` has no struct page, ``pfnmap_struct_page`` one
-        with a count, ``tail_pages`` one whose count is zero.
+        What it is in the host, one of `BACKINGS`. ``ksm`` and ``zero_page`` are anonymous memory that KSM has
+        merged, or that was only read so far; ``dax`` is a file in persistent memory; ``pfnmap`` has no struct
+        page, ``pfnmap_struct_page`` one with a count, ``tail_pages`` one whose count is zero.
     populated : bool
         Whether the host has its pages in place at the start.
     mapped : bool
         Whether KVM maps it at the start too.
     folio_order : int
-        Pages of a folio, as a power of two (anon and page_cache).
+        Pages of a folio, as a power of two (page_cache); for dax and pfnmap 0 or 9, how the host maps it.
     mapping : {"private", "shared"}
         How page cache is mapped.
     fault_around : str
         What a fault on page cache maps of the neighbourhood that is in the cache.
     shared_between_vms : bool or None
-        Whether all VMs map the same pages; None is yes for page_cache only.
+        Whether all VMs map the same pages (page_cache, dax, ksm); None is yes for page_cache only.
     writable : bool
         Whether the memslot is.
     congruent : bool
@@ -92,10 +108,16 @@ class Region(Record):
             near = format_size(max(1, round(self.size_bytes / unit)) * unit)
             what = f"is not a multiple of {format_size(unit)} ({self.backing})"
             raise InputError(f"{self.size!r} {what}; nearest is {near!r}", "size")
-        if self.folio_order and self.backing not in ("anon", "page_cache"):
+        if self.folio_order and self.backing not in HAVE_ORDER:
             raise InputError(
                 f"{self.folio_order}: backing {self.backing!r} has its own; nearest is 0", "folio_order"
             )
+        if self.folio_order and self.backing == "anon":
+            what = "large anon folios are 'thp' (with congruent=False mapped at 4K)"
+            raise InputError(f"{what}; nearest is 0", "folio_order")
+        if self.backing in ("dax", "pfnmap") and self.folio_order not in (0, 9):
+            what = f"{self.folio_order}: {self.backing} is mapped at 4K (0) or 2M (9)"
+            raise InputError(f"{what}; nearest is {0 if self.folio_order < 5 else 9}", "folio_order")
         around = self.fault_around_bytes
         if around < PAGE or around & (around - 1):
             near = format_size(max(PAGE, 1 << (max(around, 1).bit_length() - 1)))
@@ -111,6 +133,17 @@ class Region(Record):
     def pages(self) -> int:
         """Its size in 4K pages."""
         return self.size_bytes // PAGE
+
+    @property
+    def host_level(self) -> int:
+        """The level at which the host maps it, to begin with: 1 is 4K, 2 is 2M, 3 is 1G."""
+        large = self.backing in ("dax", "pfnmap") and self.folio_order == 9
+        return 2 if large else HOST_LEVEL.get(self.backing, 1)
+
+    @property
+    def is_shared_file(self) -> bool:
+        """Whether writes go to the file itself."""
+        return self.backing == "dax" or (self.backing == "page_cache" and self.mapping == "shared")
 
     @property
     def fault_around_bytes(self) -> int:
@@ -252,6 +285,8 @@ class Scenario(Record):
         Whether writes are logged.
     eager_page_split : bool
         Whether enabling the log splits huge mappings at once.
+    initially_all_set : bool
+        Whether the log starts with all bits set, and enabling it touches no mapping.
     pml : bool or "auto"
         Whether hardware logs writes; auto is yes for EPT.
     nx_huge_pages : bool or "auto"
@@ -287,6 +322,7 @@ class Scenario(Record):
     levels: Literal[4, 5] = 4
     dirty_logging: Flag = False
     eager_page_split: Flag = True
+    initially_all_set: Flag = False
     pml: Literal["auto", True, False] = "auto"
     nx_huge_pages: Literal["auto", True, False] = "auto"
     preempt: Literal["voluntary", "none", "full"] = "voluntary"

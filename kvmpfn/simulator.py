@@ -36,12 +36,17 @@ REGION_ALIGN = 1 << 18
 """Regions start at multiples of 1 GiB of guest memory, as RAM slots do."""
 
 BACKINGS = (
-    "anon", "thp", "hugetlb_2m", "hugetlb_1g", "page_cache", "pfnmap", "pfnmap_struct_page", "tail_pages",
+    "anon", "ksm", "zero_page", "thp", "hugetlb_2m", "hugetlb_1g", "page_cache", "dax", "pfnmap",
+    "pfnmap_struct_page", "tail_pages",
 )  # fmt: skip
-PFNMAP = ("pfnmap", "pfnmap_struct_page", "tail_pages")
-HOST_LEVEL = {"thp": 2, "hugetlb_2m": 2, "hugetlb_1g": 3}
+ANONYMOUS = ("anon", "ksm", "zero_page", "thp")
+ALWAYS_THERE = ("ksm", "zero_page", "pfnmap", "pfnmap_struct_page", "tail_pages")
+KSM_SHARERS = 256  # ksm_max_page_sharing (mm/ksm.c)
 ARRIVALS = ("poisson", "periodic", "closed_loop", "bursts")
-ACTIONS = ("madvise", "numa_balancing", "migration", "fork", "age")
+ACTIONS = (
+    "madvise", "numa_balancing", "migration", "fork", "age", "ksm", "khugepaged", "mprotect", "reclaim",
+    "clear_dirty_log",
+)  # fmt: skip
 LRU = ("off", "classic", "mglru")
 MECHANISMS = (
     (L.M_REFERENCE, "reference", ("held", "early_put", "locked_put", "none")),
@@ -144,6 +149,13 @@ def _bar(scenario: Scenario, progress: bool | None) -> Any:
     return tqdm(total=scenario.until_faults, unit=" faults", unit_scale=True, disable=disable, leave=False)
 
 
+def _place(storm: Storm) -> int:
+    """Where a storm's span lies, as the engine has it: a page, -1 at random, -2 in scan order."""
+    if storm.offset_pages is not None:
+        return storm.offset_pages
+    return -2 if storm.place == "scan" else -1
+
+
 class _World:
     """The engine's memory for one scenario, and where its parts begin."""
 
@@ -195,12 +207,15 @@ class _World:
             self._set(place, s.machine.factor(name) if name in COUNTS else s.machine.cost_ps(name))
         for place, name, values in MECHANISMS:
             self._set(place, values.index(getattr(path, name)))
+        self._set(L.M_PUT_BATCH, path.put_batch)
         yields = {"never": False, "preemption": s.preempt != "none", "full": s.preempt == "full"}
         for place, value in (
             (L.PREEMPT_YIELDS, yields[path.zap_yields]),
             (L.LEVELS, s.levels),
             (L.DIRTY_LOGGING, s.dirty_logging),
             (L.PML, s.pml_on),
+            (L.EAGER_PAGE_SPLIT, s.eager_page_split),
+            (L.INITIALLY_ALL_SET, s.initially_all_set),
             (L.NX_HUGE_PAGES, s.nx_huge_pages_on),
             (L.LRU, LRU.index(s.lru)),
             (L.SEED_LOW, s.seed & 0xFFFFFFFF),
@@ -236,7 +251,7 @@ class _World:
         self._set(L.HEAP, self._take(actors + 1))
         zero = self._take(L.FOLIO_WORDS)
         self._set(L.ZERO_FOLIO, zero)
-        self._set(zero + L.FOLIO_STATE, L.F_UNEVICTABLE)  # PG_reserved: never marked
+        self._set(zero + L.FOLIO_STATE, L.F_RESERVED)  # PG_reserved: never marked
 
     def _vms(self, client_cpus: list[int], vcpu_cpus: list[int]) -> None:
         s = self.scenario
@@ -288,7 +303,7 @@ class _World:
                 (L.S_ON, storm.on_ps),
                 (L.S_OFF, storm.off_ps),
                 (L.S_SPAN, storm.span_pages),
-                (L.S_OFFSET, -1 if storm.offset_pages is None else storm.offset_pages),
+                (L.S_OFFSET, _place(storm)),
                 (L.S_HOLD, storm.hold_ps),
                 (L.S_ACTION, ACTIONS.index(storm.action)),
                 (L.S_LIMIT, -1 if storm.limit is None else storm.limit),
@@ -305,34 +320,43 @@ class _World:
             self._set(a + L.V_SEEN, -1)
         for i, a in enumerate(self.vcpu_at):
             self._workload(a, i)
+            if s.dirty_logging and s.pml_on:
+                self._set(a + L.V_PML, self._take(L.PML_ENTRIES))
+            if s.mechanisms.put_batch > 1:
+                self._set(a + L.V_BATCH, self._take(s.mechanisms.put_batch * L.BATCH_WORDS))
         self._array(L.ACTOR_PTRS, self.client_at + self.vcpu_at)
         self._array(L.VM_PTRS, self.vm_at)
 
     def _check_action(self, storm: Storm) -> None:
         """Refuse what an action cannot do to this memory."""
         backings = {region.backing for region in self.scenario.memory}
-        if storm.action == "migration" and backings - {"anon", "thp"}:
-            raise InputError("storms: migration moves anon and thp memory only; nearest is 'madvise'")
-        shared = any(r.backing == "page_cache" and r.mapping == "shared" for r in self.scenario.memory)
-        if storm.action == "fork" and (shared or backings - {"anon", "page_cache"}):
-            what = "fork write-protects anon and private page_cache memory only"
+        shared = any(region.is_shared_file for region in self.scenario.memory)
+        moves = {"migration": "moves", "reclaim": "swaps out", "ksm": "merges"}
+        if storm.action in moves and backings - set(ANONYMOUS):
+            what = f"{storm.action} {moves[storm.action]} {', '.join(ANONYMOUS)} memory only"
             raise InputError(f"storms: {what}; nearest is 'madvise'")
+        if storm.action == "khugepaged" and backings != {"thp"}:
+            raise InputError("storms: khugepaged collapses thp memory only; nearest is 'madvise'")
+        if storm.action == "fork" and (shared or backings - {"anon", "ksm", "zero_page", "page_cache"}):
+            what = "fork write-protects small anonymous and private page_cache memory only"
+            raise InputError(f"storms: {what}; nearest is 'madvise'")
+        if storm.action == "clear_dirty_log" and not self.scenario.dirty_logging:
+            raise InputError(
+                "storms: clear_dirty_log reads no log without dirty_logging; nearest is dirty_logging=True"
+            )
 
     def _region(
         self, r: int, region: Region, gfn: int, first: int, files: dict[int, int], index: int
     ) -> None:
         s = self.scenario
-        level = HOST_LEVEL.get(region.backing, 1)
-        if region.folio_order and region.backing == "anon":
-            raise InputError(
-                "memory.folio_order: large anon folios are mapped as 'thp' with congruent=False; nearest is 0"
-            )
-        order = region.folio_order if region.backing == "page_cache" else 9 * (level - 1)
+        level = region.host_level
+        file = region.backing in ("page_cache", "dax")
+        order = region.folio_order if file else 9 * (level - 1)
         slots = -(-region.pages // (1 << 9 * max(1, level - 1)))
-        file = region.backing == "page_cache"
         mapped = 0
         if region.mapped:
-            mapped = 1 if s.dirty_logging and s.eager_page_split else level
+            split = s.dirty_logging and s.eager_page_split and not s.initially_all_set
+            mapped = 1 if split else level
         fields = {
             L.R_GFN: gfn,
             L.R_FIRST: first,
@@ -344,26 +368,43 @@ class _World:
             L.R_HOST_LINES: self._take(slots // 8 + 1),
             L.R_PTLS: self._take(L.PTL_WORDS * (region.pages // REGION_ALIGN + 1)),
             L.R_ORDER: order,
-            L.R_PRIVATE: region.mapping == "private",
-            L.R_FAULT_AROUND: region.fault_around_pages,
+            L.R_PRIVATE: region.mapping == "private" and region.backing != "dax",
+            L.R_FAULT_AROUND: 1 if region.backing == "dax" else region.fault_around_pages,
             L.R_WRITABLE: region.writable,
-            L.R_POPULATED: region.populated or region.backing in PFNMAP,
+            L.R_POPULATED: region.populated or region.backing in ALWAYS_THERE,
             L.R_MAPPED: mapped,
         }
         if s.dirty_logging:
-            fields[L.R_BITMAP] = self._take(region.pages // 512 + 1)
+            fields[L.R_BITMAP] = self._take((region.pages // 512 + 1) * L.BITMAP_WORDS)
+        if region.backing == "thp":
+            fields[L.R_SPARE] = self._take(slots)
         folios = -(-region.pages // (1 << (0 if file else order)))
-        if region.backing not in ("pfnmap", "tail_pages"):
+        if region.backing not in ("pfnmap", "tail_pages", "dax"):
             fields[L.R_FOLIOS] = self._take(L.FOLIO_WORDS * folios)
         if region.backing.startswith("hugetlb"):
             for i in range(folios):
                 self._set(fields[L.R_FOLIOS] + i * L.FOLIO_WORDS + L.FOLIO_STATE, L.F_TOGGLES)
         if file:
             if index not in files or not region.shared:
-                files[index] = self._take(L.FOLIO_WORDS * -(-region.pages // (1 << order)))
+                files[index] = self._folios(-(-region.pages // (1 << order)), region.backing == "dax")
             fields[L.R_FILE_FOLIOS] = files[index]
+        if region.backing == "ksm" or any(storm.action == "ksm" for storm in s.storms):
+            sharers = KSM_SHARERS // s.vms if region.shared else KSM_SHARERS
+            fields[L.R_KSM_SHIFT] = max(1, sharers).bit_length() - 1
+            if index not in files or not region.shared:
+                files[index] = self._folios((region.pages >> fields[L.R_KSM_SHIFT]) + 1, False)
+            fields[L.R_KSM_FOLIOS] = files[index]
         for place, value in fields.items():
             self._set(r + place, value)
+
+    def _folios(self, count: int, reserved: bool) -> int:
+        """Folios of a file or of KSM; DAX's are PG_reserved."""
+        start = self._take(L.FOLIO_WORDS * count)
+        if reserved:
+            states = np.zeros(L.FOLIO_WORDS * count, dtype=np.int64)
+            states[L.FOLIO_STATE :: L.FOLIO_WORDS] = L.F_RESERVED
+            self._set(start, states)
+        return start
 
     def _workload(self, a: int, i: int) -> None:
         s, work = self.scenario, self.scenario.workload
@@ -409,12 +450,15 @@ class _World:
 
     def _table_words(self) -> int:
         """Words that all page tables, KVM's and the host's, can need; untouched ones cost nothing."""
-        tables = 0
+        words = 0
         for region in self.scenario.memory:
-            if region.backing not in HOST_LEVEL:
-                tables += region.pages // 512 + 1
-            tables += region.pages // 512 + region.pages // (1 << 18) + region.pages // (1 << 27) + 6
-        return self.scenario.vms * tables * L.TABLE_WORDS + L.TABLE_WORDS
+            if region.host_level == 1:
+                words += (region.pages // 512 + 1) * L.TABLE_WORDS
+            elif region.backing == "thp" and self.scenario.storms:
+                words += (region.pages // 512) * L.SPLIT_WORDS
+            tables = region.pages // 512 + region.pages // (1 << 18) + region.pages // (1 << 27) + 6
+            words += tables * L.TABLE_WORDS
+        return self.scenario.vms * words + L.TABLE_WORDS
 
     def result(self) -> Run:
         """Take the counts out of the memory."""
@@ -437,9 +481,11 @@ class _World:
             for i, a in enumerate(self.client_at)
         ]  # fmt: skip
         arrays["clients"] = np.array(rows, dtype=np.int64).reshape(-1, len(CLIENT_FIELDS))
-        tables = int(arrays["counters"][:, COUNTERS.index("tables_built")].sum()) + s.vms
-        allocated = (int(w[L.BUMP]) - self.at) // L.TABLE_WORDS
-        memory = (tables, tables * 4096, tables * HEADER_BYTES, (allocated - tables + s.vms) * 4096,
+        built, freed = (
+            arrays["counters"][:, COUNTERS.index(f"tables_{what}")] for what in ("built", "freed")
+        )
+        tables = int((built - freed).sum()) + s.vms
+        memory = (tables, tables * 4096, tables * HEADER_BYTES, int(w[L.HOST_TABLES]) * 4096,
                   int(w[L.BUMP]) * 8)  # fmt: skip
         arrays["memory"] = np.array(memory, dtype=np.int64)
         self._check_end(arrays)

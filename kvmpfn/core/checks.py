@@ -28,7 +28,8 @@ def check_vm(w, vm):
     if w[vm + L.SEQ] != w[counters + L.K_INVALIDATIONS]:
         fail(w, 2, 15)  # invariant 7: seq grows by one per completed overlapping invalidation
     in_flight = w[counters + L.K_GETS] - w[counters + L.K_PUTS]
-    if in_flight < 0 or in_flight > w[vm + L.VCPU_TOTAL]:
+    batch = w[L.M_PUT_BATCH] if w[L.M_PUT_BATCH] > 1 else 0
+    if in_flight < 0 or in_flight > w[vm + L.VCPU_TOTAL] * (1 + batch):
         fail(w, 2, 16)  # invariant 12
     if w[counters + L.K_PAGES_4K] < 0 or w[counters + L.K_PAGES_2M] < 0 or w[counters + L.K_PAGES_1G] < 0:
         fail(w, 2, 17)

@@ -1,8 +1,10 @@
 """The loop: the least event's actor takes its step, until none is left (docs/model.md, "Steps")."""
 
 from . import layout as L
+from .arrivals import done, next_arrival, over
 from .checks import check_vm
-from .clients import after, aged, done, idle, next_arrival, pte_end, ptes, restore
+from .clients import aged, cleared, idle
+from .dirty_log import clear_dirty, clear_leaf, clear_mark, pml_flush, sync_dirty_log
 from .draws import START, below
 from .events import log, pop, schedule
 from .faultin import (
@@ -26,6 +28,7 @@ from .faultin import (
 )
 from .host_locks import mmap_lock, mmap_unlock, owner_load, owner_store, ptl_lock, ptl_unlock
 from .host_mm import alloc, host_flush
+from .host_ops import after, pte_end, ptes, restore
 from .jit import jit, kernel
 from .mmu_notifier import (
     age,
@@ -63,9 +66,15 @@ from .page_fault import (
     split_stats,
     stats,
     table_count,
+    unlink,
+    unlink_count,
+    unlink_mark,
+    unlink_stats,
 )
 from .populate import populate
 from .qrwlock import queue_head, read_lock, read_unlock, write_grant, write_lock, write_unlock
+from .references import drain_puts
+from .thp import collapse, collapse_flushed, collapsed, cut, isolate_and_copy, split, split_flushed
 
 
 @jit
@@ -79,6 +88,8 @@ def step_fault(w, a, pc):
         fast_page_fault(w, a)
     elif pc == L.PC_FAST_DIRTY:
         fast_dirty(w, a)
+    elif pc == L.PC_PML_FLUSH:
+        pml_flush(w, a)
     elif pc == L.PC_GUP:
         gup(w, a)
     elif pc == L.PC_GET:
@@ -137,12 +148,22 @@ def step_fault(w, a, pc):
         leaf(w, a)
     elif pc == L.PC_SET_LEAF:
         set_leaf(w, a)
+    elif pc == L.PC_UNLINK:
+        unlink(w, a)
+    elif pc == L.PC_UNLINK_COUNT:
+        unlink_count(w, a)
+    elif pc == L.PC_UNLINK_STATS:
+        unlink_stats(w, a)
+    elif pc == L.PC_UNLINK_MARK:
+        unlink_mark(w, a)
     elif pc == L.PC_STATS:
         stats(w, a)
     elif pc == L.PC_RELEASE:
         release(w, a)
     elif pc == L.PC_RELEASE_CLEAN:
         release_clean(w, a)
+    elif pc == L.PC_DRAIN_PUTS:
+        drain_puts(w, a)
     elif pc == L.PC_FINISH:
         finish(w, a)
 
@@ -214,18 +235,44 @@ def step_client(w, a, pc):
     """The steps of a storm client outside the notifier."""
     if pc == L.PC_IDLE:
         idle(w, a)
+    elif pc == L.PC_CUT:
+        cut(w, a)
+    elif pc == L.PC_SPLIT:
+        split(w, a)
+    elif pc == L.PC_SPLIT_FLUSHED:
+        split_flushed(w, a)
     elif pc == L.PC_PTES:
         ptes(w, a)
     elif pc == L.PC_PTE_END:
         pte_end(w, a)
+    elif pc == L.PC_AFTER and w[a + L.S_ACTION] == L.ACT_KHUGEPAGED:
+        isolate_and_copy(w, a, w[L.NOW])
     elif pc == L.PC_AFTER:
         after(w, a)
     elif pc == L.PC_RESTORE:
         restore(w, a)
+    elif pc == L.PC_COLLAPSE:
+        collapse(w, a)
+    elif pc == L.PC_COLLAPSE_FLUSHED:
+        collapse_flushed(w, a)
+    elif pc == L.PC_COLLAPSED:
+        collapsed(w, a)
+    elif pc == L.PC_OVER:
+        over(w, a, w[L.NOW])
     elif pc == L.PC_AGE:
         age(w, a)
     elif pc == L.PC_AGED:
         aged(w, a)
+    elif pc == L.PC_SYNC_DIRTY_LOG:
+        sync_dirty_log(w, a)
+    elif pc == L.PC_CLEAR_DIRTY:
+        clear_dirty(w, a)
+    elif pc == L.PC_CLEAR_LEAF:
+        clear_leaf(w, a)
+    elif pc == L.PC_CLEAR_MARK:
+        clear_mark(w, a)
+    elif pc == L.PC_CLEARED:
+        cleared(w, a)
     elif pc == L.PC_DONE:
         done(w, a, w[L.NOW])
 

@@ -20,7 +20,9 @@ from .host_mm import (
     fill_pages,
     folio_add,
     folio_of,
-    got_reference,
+    host_level,
+    is_anonymous,
+    is_file,
     is_pfnmap,
     lru_batch_full,
     map_folio,
@@ -28,15 +30,14 @@ from .host_mm import (
     pte_address,
     pte_line,
     ptl_of,
-    put_folio,
     region_of,
     set_pte,
-    try_get_folio,
 )
 from .jit import jit
-from .lines import load, private
+from .lines import charge, load, private
 from .mmu_notifier import invalidate
 from .qrwlock import fault_lock
+from .references import got_reference, put_folio, put_page, try_get_folio
 
 PATIENCE = 16
 """Times that a fault has the host make its page ready before it minds that the run is over."""
@@ -81,6 +82,7 @@ def gup(w, a):
         got(w, a, t)
     else:
         w[a + L.V_PTE] = pte
+        w[a + L.V_PTE_FOLIO] = folio_of(w, r, w[a + L.V_GFN], pte)
         schedule(w, a, L.PC_GET, t)
 
 
@@ -101,11 +103,11 @@ def get(w, a):
     In an upgrade hva_to_pfn_slow puts the page that it had, and goes on with this one.
     """
     r, _, pte = host_pte(w, a)
-    folio = folio_of(w, r, w[a + L.V_GFN], w[a + L.V_PTE])
+    folio = w[a + L.V_PTE_FOLIO]
     old, old_t0 = w[a + L.V_FOLIO], w[a + L.V_REF_T0]
     t = try_get_folio(w, a, folio, w[L.NOW])
     if pte != w[a + L.V_PTE]:
-        t = put_folio(w, a, t)
+        t = put_page(w, a, t)
         if w[a + L.V_UPGRADE]:
             w[a + L.V_FOLIO], w[a + L.V_REF], w[a + L.V_REF_T0] = old, 1, old_t0
         else:
@@ -118,7 +120,7 @@ def get(w, a):
     if w[a + L.V_UPGRADE]:
         t0, w[a + L.V_REF_T0] = w[a + L.V_REF_T0], old_t0
         w[a + L.V_FOLIO] = old
-        t = put_folio(w, a, t)
+        t = put_page(w, a, t)
         w[a + L.V_FOLIO], w[a + L.V_REF], w[a + L.V_REF_T0] = folio, 1, t0
     got(w, a, t)
 
@@ -197,32 +199,54 @@ def mm_fault(w, a):
     elif state == L.P_RW or (state == L.P_RO and not write):
         lock_ptl(w, a, L.PC_FOLLOW, t)
     else:
-        handle_mm_fault(w, a, r, state, write, t)
+        handle_mm_fault(w, a, r, pte, t)
 
 
 @jit
-def handle_mm_fault(w, a, r, state, write, t):
+def handle_mm_fault(w, a, r, pte, t):
     """The host's own fault: make the page ready, then install it under the page-table lock."""
     count(w, a, L.K_HOST_FAULTS, 1)
-    backing = w[r + L.R_BACKING]
-    file = backing == L.B_PAGE_CACHE and (not write or not w[r + L.R_PRIVATE])
-    zero = backing == L.B_ANON and not write
+    state = pte & L.P_STATE
+    level = host_level(w, r, w[a + L.V_GFN])
+    w[a + L.V_PTE] = pte
+    w[a + L.V_LEVEL] = level
     w[a + L.V_OWN_FRAME] = 0
     w[a + L.V_PAGES] = 1
     w[a + L.V_COPY] = 1
+    allocates = True
     if state == L.P_PROTNONE:
         count(w, a, L.K_NUMA_HINTS, 1)
+        allocates = False
     elif state == L.P_RO:
         count(w, a, L.K_COW_BREAKS, 1)
         w[a + L.V_COW] = 1
         t += private(w, a, L.PART_HOST_FAULT, w[L.C_COW_BREAK])
-    elif backing != L.B_PAGE_CACHE:
-        w[a + L.V_PAGES] = 1 << (9 * (w[r + L.R_HOST_LEVEL] - 1))
+    elif pte & L.P_SWAP:
+        count(w, a, L.K_SWAP_INS, 1)
+        charge(w, a, L.PART_HOST_FAULT, w[L.C_SWAP_IN])
+        t += w[L.C_SWAP_IN]
+    elif maps_file(w, a, r) or maps_zero_page(w, a, r, pte, level):
+        allocates = False
+    elif not is_file(w, r):
+        w[a + L.V_PAGES] = 1 << (9 * (level - 1))
         w[a + L.V_COPY] = 0
-    if state == L.P_PROTNONE or (state == L.P_ABSENT and (file or zero)):
-        lock_ptl(w, a, L.PC_INSTALL, t + private(w, a, L.PART_HOST_FAULT, w[L.C_NUMA_HINT]))
-    else:
+    if allocates:
         schedule(w, a, L.PC_ALLOC, t + private(w, a, L.PART_HOST_FAULT, w[L.C_HOST_FAULT]))
+    else:
+        lock_ptl(w, a, L.PC_INSTALL, t + private(w, a, L.PART_HOST_FAULT, w[L.C_NUMA_HINT]))
+
+
+@jit
+def maps_file(w, a, r):
+    """Whether a fault on an absent entry maps a page of the file itself."""
+    return is_file(w, r) and (w[a + L.V_KIND] != L.WRITE or not w[r + L.R_PRIVATE])
+
+
+@jit
+def maps_zero_page(w, a, r, pte, level):
+    """Whether a fault on an absent entry maps the zero page: do_anonymous_page of a read."""
+    small = is_anonymous(w, r) and level == 1 and (pte & L.P_SWAP) == 0
+    return small and w[a + L.V_KIND] != L.WRITE
 
 
 @jit
@@ -260,40 +284,48 @@ def cow_lock(w, a):
 
 
 @jit
+def pte_same(w, a, r, pte):
+    """Whether the entry, under its own lock, is still as mm_fault saw it (vmf_pte_changed, pmd_none)."""
+    gfn = w[a + L.V_GFN]
+    if w[a + L.HELD_PTL] != ptl_of(w, r, gfn):
+        return False
+    old = w[a + L.V_PTE]
+    if (old & L.P_STATE) != L.P_ABSENT:
+        return pte == old
+    absent = (pte & L.P_STATE) == L.P_ABSENT and (pte & L.P_SWAP) == (old & L.P_SWAP)
+    return absent and host_level(w, r, gfn) == w[a + L.V_LEVEL]
+
+
+@jit
 def install(w, a):
     """Under the page-table lock: look again, install; who comes second frees its page."""
     r, addr, pte = host_pte(w, a)
     gfn = w[a + L.V_GFN]
     t = w[L.NOW]
+    if not pte_same(w, a, r, pte):
+        count(w, a, L.K_HOST_FAULTS_LOST, 1)
+        leave(w, a, t)
+        return
     state = pte & L.P_STATE
-    write = w[a + L.V_KIND] == L.WRITE
-    backing = w[r + L.R_BACKING]
-    if state == L.P_ABSENT and not w[a + L.V_COW]:
-        t = set_pte(w, a, r, gfn, t)
-        if backing == L.B_PAGE_CACHE and not (write and w[r + L.R_PRIVATE]):
-            new_frame(w, a, r, addr, gfn, L.P_RO if w[r + L.R_PRIVATE] else L.P_RW, 1)
-            w[a + L.V_AROUND] = gfn
-            schedule(w, a, L.PC_MAP_FILE, t)
-            return
-        if backing == L.B_ANON and not write:
-            new_frame(w, a, r, addr, gfn, L.P_RO, 0)
-            w[addr] |= L.P_ZERO
-        else:
-            new_frame(w, a, r, addr, gfn, L.P_RW, 0)
-            w[a + L.V_OWN_FRAME] = 1
-    elif state == L.P_PROTNONE:
-        t = set_pte(w, a, r, gfn, t)
-        read_only = (pte & L.P_ZERO) != 0 or ((pte & L.P_FILE) != 0 and w[r + L.R_PRIVATE] != 0)
-        w[addr] = (pte & ~L.P_STATE) | (L.P_RO if read_only else L.P_RW)
-    elif state == L.P_RO and w[a + L.V_COW]:
-        t = set_pte(w, a, r, gfn, t)
+    t = set_pte(w, a, r, gfn, t)
+    if state == L.P_PROTNONE:
+        shared = (pte & (L.P_ZERO | L.P_KSM)) != 0 or ((pte & L.P_FILE) != 0 and w[r + L.R_PRIVATE] != 0)
+        w[addr] = (pte & ~L.P_STATE) | (L.P_RO if shared else L.P_RW)
+    elif state == L.P_ABSENT and maps_file(w, a, r):
+        new_frame(w, a, r, addr, gfn, L.P_RO if w[r + L.R_PRIVATE] else L.P_RW, 1)
+        w[a + L.V_AROUND] = gfn
+        schedule(w, a, L.PC_MAP_FILE, t)
+        return
+    elif state == L.P_ABSENT and maps_zero_page(w, a, r, pte, w[a + L.V_LEVEL]):
+        new_frame(w, a, r, addr, gfn, L.P_RO, 0)
+        w[addr] |= L.P_ZERO
+    else:
         new_frame(w, a, r, addr, gfn, L.P_RW, 0)
         w[a + L.V_OWN_FRAME] = 1
-        w[a + L.AFTER] = L.PC_INSTALLED
-        schedule(w, a, L.PC_HOST_FLUSH, t)  # ptep_clear_flush
-        return
-    else:
-        count(w, a, L.K_HOST_FAULTS_LOST, 1)
+        if w[a + L.V_COW]:
+            w[a + L.AFTER] = L.PC_INSTALLED
+            schedule(w, a, L.PC_HOST_FLUSH, t)  # ptep_clear_flush
+            return
     leave(w, a, t)
 
 
@@ -374,6 +406,10 @@ def follow(w, a):
     """Under the page-table lock: take the page (or the bare pfn); fault again if the entry changed."""
     r, addr, pte = host_pte(w, a)
     t = w[L.NOW]
+    if w[a + L.HELD_PTL] != ptl_of(w, r, w[a + L.V_GFN]):
+        w[a + L.AFTER] = L.PC_FOLLOW_LOCK  # split or collapsed since: it has another lock now
+        schedule(w, a, L.PC_PTL_UNLOCK, t)
+        return
     if is_pfnmap(w, r):
         follow_pfn(w, a, r, addr, pte, t)
         return

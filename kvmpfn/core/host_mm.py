@@ -1,13 +1,13 @@
 """The host's side: page tables, folios, allocation and the LRU flags that decide what a mark costs.
 
-A region's host tables hang off one word per 2 MiB (a table, or a huge entry), or one per 1 GiB for
-1 GiB hugetlb. Frames are told apart by a generation that grows with each frame an entry gets.
+A region's host tables hang off one word per 2 MiB (a table, a huge entry, or for thp either), or one per
+1 GiB for 1 GiB hugetlb. Frames are told apart by a generation that grows with each frame an entry gets.
 """
 
 from . import layout as L
 from .events import back, count, fail, schedule
 from .jit import jit
-from .lines import charge, private, ride_add, ride_line, rmw_add, rmw_cas, rmw_cas_loop, store, tally
+from .lines import charge, private, ride_add, ride_line, rmw_add, rmw_cas, store, tally
 
 HOST_FAULT_RMWS = 8
 """Locked instructions of the host's own in an anonymous fault, besides mmap_lock and page-table locks: 6.6
@@ -48,6 +48,29 @@ def gfn_of_page(w, vm, page):
 
 
 @jit
+def split_table(w, r, gfn):
+    """The host table of a 2M page of thp that is split; 0 if it is not."""
+    if w[r + L.R_BACKING] != L.B_THP:
+        return 0
+    slot = w[w[r + L.R_HOST] + ((gfn - w[r + L.R_GFN]) >> 9)]
+    return slot >> L.P_GEN_SHIFT if slot & L.P_SPLIT else 0
+
+
+@jit
+def host_level(w, r, gfn):
+    """host_pfn_mapping_level: the level of the host entry that maps a gfn."""
+    return 1 if split_table(w, r, gfn) else w[r + L.R_HOST_LEVEL]
+
+
+@jit
+def first_of_pte(w, r, gfn):
+    """The first gfn that the host entry of a gfn maps, and how many it maps."""
+    unit = 1 << (9 * (host_level(w, r, gfn) - 1))
+    rel = gfn - w[r + L.R_GFN]
+    return gfn - rel % unit, unit
+
+
+@jit
 def pte_address(w, r, gfn):
     """The host entry that maps a gfn, its table made if there is none yet."""
     rel = gfn - w[r + L.R_GFN]
@@ -55,9 +78,11 @@ def pte_address(w, r, gfn):
         return w[r + L.R_HOST] + (rel >> 18)
     slot = w[r + L.R_HOST] + (rel >> 9)
     if w[r + L.R_HOST_LEVEL] == 2:
-        return slot
+        table = split_table(w, r, gfn)
+        return table + (rel & 511) if table else slot
     if w[slot] == 0:
         w[slot] = allocate_words(w, L.TABLE_WORDS)
+        w[L.HOST_TABLES] += 1
     return w[slot] + (rel & 511)
 
 
@@ -67,9 +92,20 @@ def pte_line(w, r, gfn):
     rel = gfn - w[r + L.R_GFN]
     if w[r + L.R_HOST_LEVEL] == 3:
         return w[r + L.R_HOST_LINES] + (rel >> 21)
+    table = 0
     if w[r + L.R_HOST_LEVEL] == 2:
-        return w[r + L.R_HOST_LINES] + (rel >> 12)
-    return w[w[r + L.R_HOST] + (rel >> 9)] + L.TABLE_LINES + ((rel & 511) >> 3)
+        table = split_table(w, r, gfn)
+        if table == 0:
+            return pmd_line(w, r, gfn)
+    else:
+        table = w[w[r + L.R_HOST] + (rel >> 9)]
+    return table + L.TABLE_LINES + ((rel & 511) >> 3)
+
+
+@jit
+def pmd_line(w, r, gfn):
+    """The cache line of the 2M entry of a gfn."""
+    return w[r + L.R_HOST_LINES] + ((gfn - w[r + L.R_GFN]) >> 12)
 
 
 @jit
@@ -79,25 +115,55 @@ def ptl_of(w, r, gfn):
     if w[r + L.R_HOST_LEVEL] == 1:
         return w[w[r + L.R_HOST] + (rel >> 9)] + L.TABLE_PTL
     if w[r + L.R_HOST_LEVEL] == 2:
-        return w[r + L.R_PTLS] + (rel >> 18) * L.PTL_WORDS
+        table = split_table(w, r, gfn)
+        return table + L.TABLE_PTL if table else pmd_lock(w, r, gfn)
     return w[r + L.R_PTLS]
+
+
+@jit
+def pmd_lock(w, r, gfn):
+    """The page-table lock of the 2M entry of a gfn."""
+    return w[r + L.R_PTLS] + ((gfn - w[r + L.R_GFN]) >> 18) * L.PTL_WORDS
 
 
 @jit
 def folio_of(w, r, gfn, pte):
     """The folio behind a host entry; 0 where there is none whose count may be touched."""
+    return folio_in(w, r, gfn, pte, split_table(w, r, gfn))
+
+
+@jit
+def folio_in(w, r, gfn, pte, split):
+    """`folio_of` for a 2M page whose table, if it is a split one, is `split`."""
     backing = w[r + L.R_BACKING]
     if backing == L.B_PFNMAP or backing == L.B_TAIL_PAGES:
         return 0
     rel = gfn - w[r + L.R_GFN]
     if pte & L.P_ZERO:
         return w[L.ZERO_FOLIO]
+    if pte & L.P_KSM:
+        return w[r + L.R_KSM_FOLIOS] + (rel >> w[r + L.R_KSM_SHIFT]) * L.FOLIO_WORDS
     if pte & L.P_FILE:
         return w[r + L.R_FILE_FOLIOS] + (rel >> w[r + L.R_ORDER]) * L.FOLIO_WORDS
+    if split != 0 and (pte & L.P_COMPOUND) == 0:
+        return split + L.TABLE_WORDS + (rel & 511) * L.FOLIO_WORDS
     order = w[r + L.R_ORDER]
     if backing == L.B_PAGE_CACHE:
         order = 0  # a private copy
     return w[r + L.R_FOLIOS] + (rel >> order) * L.FOLIO_WORDS
+
+
+@jit
+def is_anonymous(w, r):
+    """Private memory without a file; what KSM, swap and migration move."""
+    return w[r + L.R_BACKING] <= L.B_THP
+
+
+@jit
+def is_file(w, r):
+    """Memory that maps a file: page cache, or DAX."""
+    backing = w[r + L.R_BACKING]
+    return backing == L.B_PAGE_CACHE or backing == L.B_DAX
 
 
 @jit
@@ -116,7 +182,7 @@ def new_frame(w, a, r, addr, gfn, state, file):
     w[addr] = pte
     folio = folio_of(w, r, gfn, pte)
     if folio != 0 and not file and state == L.P_RW:  # neither the zero page nor a driver's own page is made
-        w[folio + L.FOLIO_STATE] &= L.F_TOGGLES | ~((1 << 32) - 1)
+        w[folio + L.FOLIO_STATE] &= L.F_TOGGLES | ~L.F_FLAGS
         if w[folio + L.FOLIO_STATE] < L.F_REF_ONE:
             # Allocating and mapping it has brought its struct page to this CPU.
             w[folio + L.FOLIO_LINE] = (w[L.NOW] << L.OWNER_BITS) | (w[a + L.CPU] + 1)
@@ -181,40 +247,10 @@ def folio_add(w, a, folio, kind, t):
 
 
 @jit
-def got_reference(w, a, folio, t):
-    """The fault holds a reference to the folio from `t` on."""
-    w[a + L.V_FOLIO] = folio
-    w[a + L.V_REF] = 1
-    w[a + L.V_REF_T0] = t
-    w[folio + L.FOLIO_STATE] += L.F_REF_ONE
-    count(w, a, L.K_GETS, 1)
-
-
-@jit
-def try_get_folio(w, a, folio, t):
-    """get_page_unless_zero, try_grab_folio: a reference by a cmpxchg loop."""
-    t = rmw_cas_loop(w, a, folio + L.FOLIO_LINE, L.X_FOLIO, L.PART_FOLIO, t)
-    got_reference(w, a, folio, t)
-    return t
-
-
-@jit
-def put_folio(w, a, t):
-    """put_page, if the fault holds a reference."""
-    if w[a + L.V_REF] == 0:
-        return t
-    folio = w[a + L.V_FOLIO]
-    t = folio_add(w, a, folio, L.X_FOLIO, t)
-    w[a + L.V_REF] = 0
-    w[folio + L.FOLIO_STATE] -= L.F_REF_ONE
-    count(w, a, L.K_PUTS, 1)
-    count(w, a, L.K_REFERENCE_HOLD_PS, t - w[a + L.V_REF_T0])
-    return t
-
-
-@jit
 def set_folio_dirty(w, a, folio, t):
-    """SetPageDirty: one RMW, set already or not."""
+    """SetPageDirty: one RMW, set already or not; a reserved page is left alone (kvm_is_ad_tracked_page)."""
+    if w[folio + L.FOLIO_STATE] & L.F_RESERVED:
+        return t
     w[folio + L.FOLIO_STATE] |= L.F_DIRTY
     return folio_add(w, a, folio, L.X_FOLIO, t)
 
@@ -223,7 +259,7 @@ def set_folio_dirty(w, a, folio, t):
 def mark_page_accessed(w, a, folio, t):
     """folio_mark_accessed (mm/swap.c): 0 to 2 RMWs, by the LRU kind and the folio's flags."""
     state = w[folio + L.FOLIO_STATE]
-    if w[L.LRU] == L.LRU_OFF or state & L.F_UNEVICTABLE:
+    if w[L.LRU] == L.LRU_OFF or state & L.F_RESERVED:
         return t
     if (state & L.F_REFERENCED) == 0:
         w[folio + L.FOLIO_STATE] = state | L.F_REFERENCED

@@ -57,7 +57,12 @@ TIME_LIMIT = 1 << 52  # 75 minutes of virtual time
     NX_HUGE_PAGES,
     LRU,
     PREEMPT_YIELDS,
-) = range(44)
+    EAGER_PAGE_SPLIT,
+    INITIALLY_ALL_SET,
+    FREE_TABLES,
+    UNLINKED,
+    HOST_TABLES,
+) = range(49)
 
 # Mechanisms of the fault path (docs/model.md, "Mechanisms"): absolute addresses.
 (
@@ -79,7 +84,8 @@ TIME_LIMIT = 1 << 52  # 75 minutes of virtual time
     M_AGING_FLUSH,
     M_TABLE_LIST_LOCK,
     M_RANGE_LIST,
-) = range(PREEMPT_YIELDS + 1, PREEMPT_YIELDS + 1 + 18)
+    M_PUT_BATCH,
+) = range(HOST_TABLES + 1, HOST_TABLES + 1 + 19)
 
 # Costs, ps or plain counts: absolute addresses, in the order hosts list them.
 (
@@ -128,9 +134,10 @@ TIME_LIMIT = 1 << 52  # 75 minutes of virtual time
     C_SLEEP_WAKE,
     C_HOST_PTE,
     C_MIGRATE_BUSY_RETRY,
-) = range(M_RANGE_LIST + 1, M_RANGE_LIST + 1 + 45)
+    C_SWAP_IN,
+) = range(M_PUT_BATCH + 1, M_PUT_BATCH + 1 + 46)
 
-HEADER_WORDS = C_MIGRATE_BUSY_RETRY + 1
+HEADER_WORDS = C_SWAP_IN + 1
 
 # A virtual machine (struct kvm and its mm).
 VM_WORDS = 32
@@ -170,7 +177,7 @@ VM_WORDS = 32
 ) = range(VM_WORDS)
 
 # A memory region: one memslot and one VMA.
-REGION_WORDS = 18
+REGION_WORDS = 21
 (
     R_GFN,
     R_PAGES,
@@ -190,6 +197,9 @@ REGION_WORDS = 18
     R_POPULATED,
     R_MAPPED,
     R_FIRST,
+    R_KSM_FOLIOS,
+    R_KSM_SHIFT,
+    R_SPARE,
 ) = range(REGION_WORDS)
 
 # Parts, as names.PARTS.
@@ -315,8 +325,19 @@ PART_COUNT = 19
     V_LINK_OLD,
     V_LINK_LEVEL,
     V_LEAF_LINE,
+    V_PTE_FOLIO,
+    V_PML,
+    V_PML_COUNT,
+    V_PML_NEXT,
+    V_BATCH,
+    V_BATCH_COUNT,
+    V_BATCH_NEXT,
+    V_BATCH_REFS,
+    V_UNLINK,
+    V_UNLINK_NEXT,
+    V_UNLINK_LEAVES,
     V_PARTS,
-) = range(FINISHED + 1, FINISHED + 1 + 60)
+) = range(FINISHED + 1, FINISHED + 1 + 71)
 
 VCPU_WORDS = V_PARTS + PART_COUNT
 
@@ -335,7 +356,7 @@ VCPU_WORDS = V_PARTS + PART_COUNT
     S_NOMINAL,
     S_BURST_T,
     S_HOLD_T0,
-    S_UNIT_CURSOR,
+    S_PTE_CURSOR,
     S_CHANGED,
     S_BUSY_T0,
     S_BUSY_TRIES,
@@ -346,14 +367,23 @@ VCPU_WORDS = V_PARTS + PART_COUNT
     S_LATE_MAX,
     S_BUSY,
     S_SKIPPED,
-    S_UNMAPPED,
-) = range(VCPU_WORDS, VCPU_WORDS + 25)
+    S_BUSY_NOW,
+    S_START,
+    S_END,
+    S_SCAN,
+    S_ROUND,
+    S_TABLE,
+    S_BITS,
+    S_BITS_HIGH,
+    S_BITS_GFN,
+) = range(VCPU_WORDS, VCPU_WORDS + 33)
 
-CLIENT_WORDS = S_UNMAPPED + 1
+CLIENT_WORDS = S_BITS_GFN + 1
 
 # A page table, KVM's or the host's: entries, a line for each eight of them, then the page-table lock.
 TABLE_LINES = 512
-TABLE_PTL = 576
+TABLE_PTL = 576  # the host's
+TABLE_NX = 576  # KVM's: nx_huge_page_disallowed
 TABLE_WORDS = 580
 # A FIFO spinlock.
 PTL_LINE = 0
@@ -369,12 +399,13 @@ F_REFERENCED = 1
 F_ACTIVE = 2
 F_DIRTY = 4
 F_ON_LRU = 8
-F_UNEVICTABLE = 16
+F_RESERVED = 16
 F_WORKINGSET = 32
 F_LRU_REFS_SHIFT = 6
 F_LRU_REFS = 3 << 6
 F_TOGGLES = 256
 F_REF_ONE = 1 << 32
+F_FLAGS = F_REF_ONE - 1
 
 # SPTE bits (kernel-facts of the NPT layout: P W U A D huge, software bits 9, 10 and 59).
 SPTE_PRESENT = 1
@@ -390,8 +421,10 @@ SPTE_PFN_SHIFT = 12
 SPTE_REFCOUNTED = 1 << 59
 SPTE_PFN_MASK = (1 << 40) - 1
 SPTE_FROZEN = 0x5A0
+SPTE_REMOVED = 1 << 60  # frozen for good: an entry of a table that a huge leaf has replaced
 
-# Host page-table entry: state, flags, the migrating client, and the generation of the frame.
+# Host page-table entry: state, flags, the client that noted it, and the generation of the frame. The word of
+# a 2M page of thp that is split holds P_SPLIT and its table instead.
 (
     P_ABSENT,
     P_RW,
@@ -401,23 +434,41 @@ SPTE_FROZEN = 0x5A0
     P_SPECIAL,
 ) = range(6)
 P_STATE = 7
+P_KSM = 8
 P_FREED = 16
 P_ZERO = 32
 P_FILE = 64
-P_CLIENT_SHIFT = 8
-P_CLIENT_MASK = 0xFFF << 8
-P_GEN_SHIFT = 20
+P_COMPOUND = 128
+P_SWAP = 256
+P_SPLIT = 512
+P_CLIENT_SHIFT = 10
+P_CLIENT_MASK = 0xFFF << 10
+P_GEN_SHIFT = 22
+# A split 2M page: a table, then the folios of its pages' own frames.
+SPLIT_WORDS = TABLE_WORDS + 512 * FOLIO_WORDS
+# 512 pages of the dirty bitmap: a line, then 16 words of 32 bits.
+BITMAP_WORDS = 17
+PML_ENTRIES = 512
+# A folio that is in a batch of puts: which, how many references, the sum of the times they were got at.
+BATCH_FOLIO = 0
+BATCH_REFS = 1
+BATCH_T0 = 2
+BATCH_WORDS = 3
+
 # Backings.
 (
     B_ANON,
+    B_KSM,
+    B_ZERO_PAGE,
     B_THP,
     B_HUGETLB_2M,
     B_HUGETLB_1G,
     B_PAGE_CACHE,
+    B_DAX,
     B_PFNMAP,
     B_PFNMAP_STRUCT_PAGE,
     B_TAIL_PAGES,
-) = range(8)
+) = range(11)
 
 # When the reference is put.
 (
@@ -495,14 +546,19 @@ P_GEN_SHIFT = 20
     ACT_MIGRATION,
     ACT_FORK,
     ACT_AGE,
-) = range(5)
+    ACT_KSM,
+    ACT_KHUGEPAGED,
+    ACT_MPROTECT,
+    ACT_RECLAIM,
+    ACT_CLEAR_DIRTY_LOG,
+) = range(10)
 
 # Lock modes.
 MODE_READ = 0
 MODE_WRITE = 1
 
 # Counters, as names.COUNTERS.
-COUNTER_COUNT = 57
+COUNTER_COUNT = 64
 (
     K_PF_TAKEN,
     K_PF_FIXED,
@@ -529,6 +585,7 @@ COUNTER_COUNT = 57
     K_PAGES_1G,
     K_TABLES_BUILT,
     K_TABLES_LOST,
+    K_TABLES_FREED,
     K_HUGE_SPLITS,
     K_GUP_FAST_MISS,
     K_HOST_FAULTS,
@@ -536,6 +593,12 @@ COUNTER_COUNT = 57
     K_COW_BREAKS,
     K_NUMA_HINTS,
     K_MIGRATION_WAITS,
+    K_SWAP_INS,
+    K_SWAP_OUTS,
+    K_KSM_MERGES,
+    K_THP_SPLITS,
+    K_THP_COLLAPSES,
+    K_PML_FULL,
     K_REMOTE_TLB_FLUSH,
     K_REMOTE_TLB_FLUSH_REQUESTS,
     K_KICKS,
@@ -611,6 +674,7 @@ TIMELINE_COUNT = 6
     PC_HANDLE,
     PC_FAST_PAGE_FAULT,
     PC_FAST_DIRTY,
+    PC_PML_FLUSH,
     PC_GUP,
     PC_GET,
     PC_EARLY_PUT,
@@ -640,9 +704,14 @@ TIMELINE_COUNT = 6
     PC_RELEASE_UNUSED,
     PC_LEAF,
     PC_SET_LEAF,
+    PC_UNLINK,
+    PC_UNLINK_COUNT,
+    PC_UNLINK_STATS,
+    PC_UNLINK_MARK,
     PC_STATS,
     PC_RELEASE,
     PC_RELEASE_CLEAN,
+    PC_DRAIN_PUTS,
     PC_FINISH,
     PC_READ_LOCK,
     PC_WRITE_LOCK,
@@ -671,15 +740,27 @@ TIMELINE_COUNT = 6
     PC_END_LOCKED,
     PC_ENDED,
     PC_IDLE,
+    PC_CUT,
+    PC_SPLIT,
+    PC_SPLIT_FLUSHED,
     PC_PTES,
     PC_PTE_END,
     PC_AFTER,
     PC_RESTORE,
+    PC_COLLAPSE,
+    PC_COLLAPSE_FLUSHED,
+    PC_COLLAPSED,
+    PC_OVER,
     PC_AGE,
     PC_AGED,
+    PC_SYNC_DIRTY_LOG,
+    PC_CLEAR_DIRTY,
+    PC_CLEAR_LEAF,
+    PC_CLEAR_MARK,
+    PC_CLEARED,
     PC_DONE,
     PC_STOPPED,
-) = range(72)
+) = range(90)
 
 HIST_SUB_BITS = 6
 HIST_BUCKETS = 3136

@@ -37,6 +37,13 @@ def charge(w, a, part, ps):
 
 
 @jit
+def outside_fault(w, a, part, ps):
+    """Take time that a vCPU was just charged out of the parts: it is in no fault, but not in the guest."""
+    w[a + L.V_PARTS + part] -= ps
+    w[a + L.V_KICKED] += ps
+
+
+@jit
 def private(w, a, part, ps):
     """Work that touches nothing shared; slower while the SMT sibling is busy. Returns its duration."""
     ps = ps * w[a + L.SMT] // 100

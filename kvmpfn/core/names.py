@@ -11,8 +11,9 @@ COUNTERS = (
     "retry.locked.range", "retry.locked.false_range", "retry.locked.seq",
     "retry.race.leaf", "retry.race.parent", "retry.race.frozen", "retry.other",
     "installs", "pages_4k", "pages_2m", "pages_1g",
-    "tables_built", "tables_lost", "huge_splits",
+    "tables_built", "tables_lost", "tables_freed", "huge_splits",
     "gup_fast_miss", "host_faults", "host_faults_lost", "cow_breaks", "numa_hints", "migration_waits",
+    "swap_ins", "swap_outs", "ksm_merges", "thp_splits", "thp_collapses", "pml_full",
     "remote_tlb_flush", "remote_tlb_flush_requests", "kicks", "host_ipis",
     "invalidations", "invalidations.self", "zapped", "aged", "zap_yields",
     "stale_uses", "freed_uses",
@@ -60,15 +61,17 @@ TIMELINE = ("taken", "resolved", "retries", "invalidations", "zapped", "wasted_p
 """Columns of `timeline`, int64[bins, len(TIMELINE)]; bin width in ps is in `timeline_bin_ps`."""
 
 STEPS = (
-    "access", "handle", "fast_page_fault", "fast_dirty", "gup", "get", "early_put", "got", "precheck",
-    "slow", "mm_fault", "alloc", "fill", "cow_lock", "install", "map_file", "installed", "lru_add",
-    "follow_lock", "follow", "pfn_get", "remap", "remapped", "mapped", "link", "split_stats",
-    "table_count", "freeze", "freeze_stats", "frozen", "release_unused", "leaf", "set_leaf", "stats",
-    "release", "release_clean", "finish", "read_lock", "write_lock", "queue_head", "write_grant",
-    "read_unlock", "write_unlock", "mmap_lock", "owner_load", "owner_store", "mmap_unlock", "ptl_lock",
-    "ptl_unlock", "flush", "host_flush", "start", "start_locked", "zap", "zap_mark", "yield", "relock",
-    "resume", "flushed", "started", "end", "end_locked", "ended", "idle", "ptes", "pte_end", "after",
-    "restore", "age", "aged", "done", "stopped",
+    "access", "handle", "fast_page_fault", "fast_dirty", "pml_flush", "gup", "get", "early_put", "got",
+    "precheck", "slow", "mm_fault", "alloc", "fill", "cow_lock", "install", "map_file", "installed",
+    "lru_add", "follow_lock", "follow", "pfn_get", "remap", "remapped", "mapped", "link", "split_stats",
+    "table_count", "freeze", "freeze_stats", "frozen", "release_unused", "leaf", "set_leaf", "unlink",
+    "unlink_count", "unlink_stats", "unlink_mark", "stats", "release", "release_clean", "drain_puts",
+    "finish", "read_lock", "write_lock", "queue_head", "write_grant", "read_unlock", "write_unlock",
+    "mmap_lock", "owner_load", "owner_store", "mmap_unlock", "ptl_lock", "ptl_unlock", "flush", "host_flush",
+    "start", "start_locked", "zap", "zap_mark", "yield", "relock", "resume", "flushed", "started", "end",
+    "end_locked", "ended", "idle", "cut", "split", "split_flushed", "ptes", "pte_end", "after", "restore",
+    "collapse", "collapse_flushed", "collapsed", "over", "age", "aged", "sync_dirty_log", "clear_dirty",
+    "clear_leaf", "clear_mark", "cleared", "done", "stopped",
 )  # fmt: skip
 """Step names of the event log, by number."""
 

@@ -6,29 +6,37 @@ access. A RETRY is that whole round again: exit, handler, entry.
 """
 
 from . import layout as L
+from .dirty_log import logs_write, mark_page_dirty_in_slot
 from .draws import GFN, KIND, THINK, below, chance, exponential, permute
-from .events import bin_add, count, fail, histogram_bucket, schedule
+from .events import bin_add, call, count, fail, histogram_bucket, schedule
 from .faultin import ask_lock
 from .host_mm import (
     gfn_of_page,
+    host_level,
     mark_page_accessed,
     pte_address,
-    put_folio,
     region_of,
     set_folio_dirty,
 )
 from .jit import jit
-from .lines import load, load_seq_line, local_barrier, private, rmw_add, rmw_cas, store
+from .lines import load, load_seq_line, local_barrier, outside_fault, private, rmw_add, rmw_cas, store
 from .mmu_notifier import FALSE_RANGE, FRESH, RANGE, flush_remote_tlbs, mmu_invalidate_retry_gfn
 from .qrwlock import fault_unlock
+from .references import put_folio
 from .tdp_mmu import (
     count_table,
     every_page_mapped,
+    free_table,
     is_access_allowed,
     is_leaf,
     link_table,
     lookup,
+    lookup_above,
     make_spte,
+    mark_removed_leaves,
+    remove_entries,
+    removed_leaf_marks,
+    ride_page_stats,
     update_page_stats,
     update_split_stats,
 )
@@ -69,7 +77,10 @@ def draw_access(w, a):
 
 @jit
 def stop_vcpu(w, a):
-    """The vCPU runs no more: out of accesses, the run is over, or its VM died."""
+    """The vCPU runs no more: out of accesses, the run is over, or its VM died. It keeps no references."""
+    if w[a + L.V_BATCH_COUNT] > 0:
+        call(w, a, L.PC_DRAIN_PUTS, L.PC_ACCESS, w[L.NOW])
+        return
     vm = w[a + L.VM]
     w[a + L.FINISHED] = 1
     w[a + L.T_END] = w[L.NOW]
@@ -84,9 +95,15 @@ def access(w, a):
     vm = w[a + L.VM]
     t = w[L.NOW]
     if w[a + L.V_OWED] > 0:
+        t += w[a + L.V_OWED]
         w[a + L.V_KICKED] += w[a + L.V_OWED]
-        schedule(w, a, L.PC_ACCESS, t + w[a + L.V_OWED])
         w[a + L.V_OWED] = 0
+        after_exit(w, a, L.PC_ACCESS, t)
+        return
+    if w[a + L.V_TLB_REQUEST]:
+        t = serve_flush_request(w, a, t)
+        outside_fault(w, a, L.PART_FLUSH, t - w[L.NOW])
+        schedule(w, a, L.PC_ACCESS, t)
         return
     if not w[vm + L.ALIVE] or t >= w[L.UNTIL_PS]:
         stop_vcpu(w, a)
@@ -102,9 +119,13 @@ def access(w, a):
             schedule(w, a, L.PC_ACCESS, t + think)
             return
     gfn = w[a + L.V_GFN]
-    addr, _, _ = lookup(w, vm, gfn)
+    addr, _, level = lookup(w, vm, gfn)
     spte = w[addr]
     if is_access_allowed(spte, w[a + L.V_KIND]):
+        if w[L.DIRTY_LOGGING] and w[L.PML] and logs_write(w, a, spte, level):
+            w[a + L.V_OWED] += w[L.C_EXIT] + w[L.C_ENTRY]  # the buffer is full: handle_pml_full
+            schedule(w, a, L.PC_ACCESS, t)
+            return
         r = region_of(w, vm, gfn)
         pte = w[pte_address(w, r, gfn)]
         state = pte & L.P_STATE
@@ -139,7 +160,24 @@ def access(w, a):
     w[a + L.V_T0] = t
     t += private(w, a, L.PART_EXIT_ENTRY, w[L.C_EXIT])
     t += private(w, a, L.PART_HANDLER, w[L.C_HANDLER_ENTRY])
-    schedule(w, a, L.PC_HANDLE, t)
+    after_exit(w, a, L.PC_HANDLE, t)
+
+
+@jit
+def after_exit(w, a, pc, t):
+    """vmx_handle_exit: the PML buffer is flushed at every exit; then on to `pc`."""
+    if w[a + L.V_PML_COUNT] > 0:
+        call(w, a, L.PC_PML_FLUSH, pc, t)
+    else:
+        schedule(w, a, pc, t)
+
+
+@jit
+def serve_flush_request(w, a, t):
+    """kvm_check_request(KVM_REQ_TLB_FLUSH) before the guest is entered."""
+    w[a + L.V_TLB_REQUEST] = 0
+    t = rmw_add(w, a, a + L.V_REQUEST_LINE, L.X_VCPU_REQUEST, L.PART_FLUSH, t)
+    return t + private(w, a, L.PART_FLUSH, w[L.C_FLUSH_TLB])
 
 
 @jit
@@ -162,14 +200,22 @@ def look_for_end(w, a):
 def out(w, a, outcome, t):
     """kvm_tdp_page_fault is left, without a lock: the release that v6.1 makes here, then on to the guest."""
     w[a + L.V_OUTCOME] = outcome
-    schedule(w, a, way_out(w, a), t)
+    call(w, a, way_out(w, a), L.PC_FINISH, t)
 
 
 @jit
 def way_out(w, a):
-    """The step after mmu_lock is dropped: release_clean if a mark or a put is due, else finish."""
+    """The step after mmu_lock is dropped: release_clean if a mark or a put is due, else to_finish's."""
     if w[a + L.V_FOLIO] != 0 and (w[a + L.V_REF] or accessed_after_unlock(w, a)):
         return L.PC_RELEASE_CLEAN
+    return to_finish(w, a)
+
+
+@jit
+def to_finish(w, a):
+    """The step before the guest is entered: a full batch of puts is drained."""
+    if w[L.M_PUT_BATCH] > 1 and w[a + L.V_BATCH_REFS] >= w[L.M_PUT_BATCH]:
+        return L.PC_DRAIN_PUTS
     return L.PC_FINISH
 
 
@@ -235,15 +281,7 @@ def fast_page_fault(w, a):
 @jit
 def fast_dirty(w, a):
     """mark_page_dirty_in_slot of the fast path."""
-    out(w, a, L.RET_FIXED, mark_page_dirty_in_slot(w, a, w[L.NOW]))
-
-
-@jit
-def mark_page_dirty_in_slot(w, a, t):
-    """set_bit_le in the dirty bitmap, a line of which covers 512 pages."""
-    r = region_of(w, w[a + L.VM], w[a + L.V_GFN])
-    line = w[r + L.R_BITMAP] + ((w[a + L.V_GFN] - w[r + L.R_GFN]) >> 9)
-    return rmw_add(w, a, line, L.X_DIRTY_BITMAP, L.PART_DIRTY_LOG, t)
+    out(w, a, L.RET_FIXED, mark_page_dirty_in_slot(w, a, w[a + L.V_GFN], w[L.NOW]))
 
 
 @jit
@@ -289,7 +327,7 @@ def mapped(w, a):
             return
     # kvm_mmu_hugepage_adjust: the host's level, unless slot, dirty logging or an NX exec fault forbid it
     pte = w[pte_address(w, r, w[a + L.V_GFN])]
-    level = w[r + L.R_HOST_LEVEL]
+    level = host_level(w, r, w[a + L.V_GFN])
     if (pte & L.P_STATE) == L.P_ABSENT or w[L.DIRTY_LOGGING]:
         level = 1
     if w[L.NX_HUGE_PAGES] and w[a + L.V_KIND] == L.EXEC:
@@ -301,14 +339,17 @@ def mapped(w, a):
 @jit
 def walk(w, a, t):
     """kvm_tdp_mmu_map's loop: link what is missing, split what is too large, stop at the goal's entry."""
-    addr, line, level = lookup(w, w[a + L.VM], w[a + L.V_GFN])
+    vm, gfn = w[a + L.VM], w[a + L.V_GFN]
+    addr, line, level = lookup_above(w, vm, gfn, w[a + L.V_LEVEL])
+    while w[addr] & L.SPTE_TABLE and w[(w[addr] >> L.SPTE_PFN_SHIFT) + L.TABLE_NX]:
+        w[a + L.V_LEVEL] -= 1  # disallowed_hugepage_adjust
+        addr, line, level = lookup_above(w, vm, gfn, w[a + L.V_LEVEL])
     entry = w[addr]
     t += private(w, a, L.PART_WALK, w[L.C_TABLE_LOAD] * (w[L.LEVELS] - level + 1))
     if entry == L.SPTE_FROZEN:
         lost_race(w, a, L.K_RETRY_RACE_FROZEN, t)
         return
-    if level <= w[a + L.V_LEVEL]:
-        w[a + L.V_LEVEL] = level  # disallowed_hugepage_adjust: a table sits at the goal
+    if level == w[a + L.V_LEVEL]:
         t = load(w, a, line, L.PART_SPTE, t)
         w[a + L.V_LEAF] = addr
         w[a + L.V_LEAF_LINE] = line
@@ -328,8 +369,13 @@ def walk(w, a, t):
 @jit
 def link(w, a):
     """A missing table, or a huge leaf split in place: one cmpxchg in the parent; the loser retries."""
-    old = w[a + L.V_LINK_OLD]
-    won, t = link_table(w, a, w[a + L.V_LINK], w[a + L.V_LINK_LINE], old, w[a + L.V_LINK_LEVEL], w[L.NOW])
+    old, level = w[a + L.V_LINK_OLD], w[a + L.V_LINK_LEVEL]
+    gone = unlinked(w, a, w[a + L.V_LINK], level)
+    won, t = link_table(w, a, w[a + L.V_LINK], w[a + L.V_LINK_LINE], -1 if gone else old, level, w[L.NOW])
+    if won and w[L.NX_HUGE_PAGES] and w[a + L.V_KIND] == L.EXEC:
+        r = region_of(w, w[a + L.VM], w[a + L.V_GFN])
+        if host_level(w, r, w[a + L.V_GFN]) >= level:
+            w[(w[w[a + L.V_LINK]] >> L.SPTE_PFN_SHIFT) + L.TABLE_NX] = 1
     if not won:
         lost_race(w, a, L.K_RETRY_RACE_PARENT, t)
     else:
@@ -352,7 +398,8 @@ def table_count(w, a):
 def freeze(w, a):
     """tdp_mmu_zap_spte_atomic (6.1): freeze the huge leaf and flush before the entry may be used again."""
     t = rmw_cas(w, a, w[a + L.V_LINK_LINE], L.X_SPTE, L.PART_SPTE, w[L.NOW])
-    if w[w[a + L.V_LINK]] != w[a + L.V_LINK_OLD]:
+    gone = unlinked(w, a, w[a + L.V_LINK], w[a + L.V_LINK_LEVEL])
+    if gone or w[w[a + L.V_LINK]] != w[a + L.V_LINK_OLD]:
         lost_race(w, a, L.K_RETRY_RACE_LEAF, t)
         return
     w[w[a + L.V_LINK]] = L.SPTE_FROZEN
@@ -370,7 +417,8 @@ def freeze_stats(w, a):
 @jit
 def frozen(w, a):
     """All CPUs have flushed: the entry is free for a table."""
-    w[w[a + L.V_LINK]] = 0
+    if w[w[a + L.V_LINK]] == L.SPTE_FROZEN:
+        w[w[a + L.V_LINK]] = 0
     walk(w, a, store(w, a, w[a + L.V_LINK_LINE], L.PART_SPTE, w[L.NOW]))
 
 
@@ -424,7 +472,7 @@ def leaf(w, a):
         to_release(w, a, w[L.NOW])
         return
     if w[L.DIRTY_LOGGING] and make_spte(w, a, old, w[a + L.V_LEVEL], w[a + L.V_GEN]) & L.SPTE_W:
-        schedule(w, a, L.PC_SET_LEAF, mark_page_dirty_in_slot(w, a, w[L.NOW]))
+        schedule(w, a, L.PC_SET_LEAF, mark_page_dirty_in_slot(w, a, w[a + L.V_GFN], w[L.NOW]))
     else:
         set_leaf(w, a)
 
@@ -444,7 +492,7 @@ def set_leaf(w, a):
         t = store(w, a, w[a + L.V_LEAF_LINE], L.PART_SPTE, t)
     else:
         t = rmw_cas(w, a, w[a + L.V_LEAF_LINE], L.X_SPTE, L.PART_SPTE, t)
-    if w[w[a + L.V_LEAF]] != old:
+    if w[w[a + L.V_LEAF]] != old or unlinked(w, a, w[a + L.V_LEAF], level):
         lost_race(w, a, L.K_RETRY_RACE_LEAF, t)
         return
     if w[L.CHECK]:
@@ -453,9 +501,70 @@ def set_leaf(w, a):
     w[a + L.V_OUTCOME] = L.RET_FIXED
     if is_leaf(old):
         to_release(w, a, t)
+        return
+    count(w, a, L.K_INSTALLS, 1)
+    if old & L.SPTE_TABLE:
+        w[a + L.V_UNLINK] = old >> L.SPTE_PFN_SHIFT
+        w[a + L.V_UNLINK_NEXT] = 0
+        w[a + L.V_UNLINK_LEAVES] = 0
+        schedule(w, a, L.PC_UNLINK, t)
     else:
-        count(w, a, L.K_INSTALLS, 1)
         schedule(w, a, L.PC_STATS, t)
+
+
+@jit
+def unlinked(w, a, addr, level):
+    """Whether an entry that a walk had found has left the tree (its memory may hold another table by now)."""
+    return w[L.UNLINKED] != 0 and lookup_above(w, w[a + L.VM], w[a + L.V_GFN], level)[0] != addr
+
+
+@jit
+def unlink(w, a):
+    """handle_removed_pt: no fault may use an entry of the replaced table any more; a line a step."""
+    table = w[a + L.V_UNLINK]
+    first = w[a + L.V_UNLINK_NEXT]
+    leaves, t = remove_entries(w, a, table, first, w[L.NOW])
+    w[a + L.V_UNLINK_LEAVES] += leaves
+    w[a + L.V_UNLINK_NEXT] = first + 8
+    schedule(w, a, L.PC_UNLINK if first + 8 < 512 else L.PC_UNLINK_COUNT, t)
+
+
+@jit
+def unlink_count(w, a):
+    """tdp_mmu_unlink_sp: the table leaves the list, or the count."""
+    count(w, a, L.K_TABLES_FREED, 1)
+    t = count_table(w, a, w[L.NOW])
+    if w[a + L.V_UNLINK_LEAVES] > 0:
+        schedule(w, a, L.PC_UNLINK_STATS, t)
+    else:
+        free_unlinked(w, a, t)
+
+
+@jit
+def unlink_stats(w, a):
+    """handle_changed_spte's kvm_update_page_stats for each leaf that was in the table."""
+    t = w[L.NOW]
+    level, leaves = w[a + L.V_LEVEL] - 1, w[a + L.V_UNLINK_LEAVES]
+    t = update_page_stats(w, a, level, -1, t)
+    for _ in range(leaves - 1):
+        t = ride_page_stats(w, a, level, -1, t)
+    if removed_leaf_marks(w, a):
+        schedule(w, a, L.PC_UNLINK_MARK, t)
+    else:
+        free_unlinked(w, a, t)
+
+
+@jit
+def unlink_mark(w, a):
+    """handle_changed_spte's kvm_set_pfn_{dirty,accessed}: all leaves mapped parts of one folio."""
+    free_unlinked(w, a, mark_removed_leaves(w, a, w[L.NOW]))
+
+
+@jit
+def free_unlinked(w, a, t):
+    """The table is freed, and vCPUs flush before the fault goes on."""
+    free_table(w, w[a + L.V_UNLINK])
+    flush_remote_tlbs(w, a, L.PC_STATS, t)
 
 
 @jit
@@ -522,7 +631,8 @@ def release_clean(w, a):
     t = w[L.NOW]
     if accessed_after_unlock(w, a):
         t = mark_page_accessed(w, a, w[a + L.V_FOLIO], t)
-    schedule(w, a, L.PC_FINISH, put_folio(w, a, t))
+    t = put_folio(w, a, t)
+    call(w, a, to_finish(w, a), L.PC_FINISH, t)
 
 
 @jit
@@ -533,9 +643,7 @@ def finish(w, a):
     outcome = w[a + L.V_OUTCOME]
     retried = outcome == L.RET_RETRY
     if w[a + L.V_TLB_REQUEST]:
-        w[a + L.V_TLB_REQUEST] = 0
-        t = rmw_add(w, a, a + L.V_REQUEST_LINE, L.X_VCPU_REQUEST, L.PART_FLUSH, t)
-        t += private(w, a, L.PART_FLUSH, w[L.C_FLUSH_TLB])
+        t = serve_flush_request(w, a, t)
     t = local_barrier(w, a, 2, L.PART_HANDLER, t)  # srcu_read_unlock, vcpu->mode
     t += private(w, a, L.PART_HANDLER, w[L.C_HANDLER_RETURN])
     t += private(w, a, L.PART_EXIT_ENTRY, w[L.C_ENTRY])

@@ -16,12 +16,18 @@ def is_leaf(spte):
 @jit
 def lookup(w, vm, gfn):
     """Walk from the root to the lowest entry for a gfn: (entry's address, its line, its level)."""
+    return lookup_above(w, vm, gfn, 1)
+
+
+@jit
+def lookup_above(w, vm, gfn, goal):
+    """Walk from the root to the lowest entry for a gfn, but not below a level."""
     table = w[vm + L.ROOT]
     level = w[L.LEVELS]
     while True:
         index = (gfn >> (9 * (level - 1))) & 511
         entry = w[table + index]
-        if (entry & L.SPTE_TABLE) == 0:
+        if level == goal or (entry & L.SPTE_TABLE) == 0:
             return table + index, table + L.TABLE_LINES + (index >> 3), level
         table = entry >> L.SPTE_PFN_SHIFT
         level -= 1
@@ -57,11 +63,17 @@ def update_page_stats(w, a, level, amount, t):
 
 
 @jit
+def ride_page_stats(w, a, level, amount, t):
+    """One more kvm_update_page_stats in the same step."""
+    count(w, a, L.K_PAGES_4K + level - 1, amount)
+    return ride_add(w, a, w[a + L.VM] + L.STAT_LINE, L.X_STAT_PAGES, L.PART_STAT_PAGES, t)
+
+
+@jit
 def update_split_stats(w, a, level, t):
     """A huge leaf has become 512 smaller ones: both counts, on one line."""
     t = update_page_stats(w, a, level, -1, t)
-    count(w, a, L.K_PAGES_4K + level - 2, 512)
-    return ride_add(w, a, w[a + L.VM] + L.STAT_LINE, L.X_STAT_PAGES, L.PART_STAT_PAGES, t)
+    return ride_page_stats(w, a, level - 1, 512, t)
 
 
 @jit
@@ -127,9 +139,17 @@ def link_table(w, a, addr, line, expected, level, t):
     if w[addr] != expected:
         count(w, a, L.K_TABLES_LOST, 1)
         return False, t
-    table = allocate_words(w, L.TABLE_WORDS)
-    if is_leaf(expected):
-        child = expected
+    put_table(w, a, addr, level)
+    return True, t
+
+
+@jit
+def put_table(w, a, addr, level):
+    """A table in the place of an entry; a huge leaf there becomes 512 smaller ones with the same bits."""
+    old = w[addr]
+    table = allocate_table(w)
+    if is_leaf(old):
+        child = old
         if level == 2:
             child &= ~L.SPTE_HUGE
         for i in range(512):
@@ -137,7 +157,85 @@ def link_table(w, a, addr, line, expected, level, t):
         count(w, a, L.K_HUGE_SPLITS, 1)
     w[addr] = (table << L.SPTE_PFN_SHIFT) | L.SPTE_TABLE | L.SPTE_PRESENT
     count(w, a, L.K_TABLES_BUILT, 1)
-    return True, t
+
+
+@jit
+def allocate_table(w):
+    """An empty table: one that was freed, or new."""
+    table = w[L.FREE_TABLES]
+    if table == 0:
+        return allocate_words(w, L.TABLE_WORDS)
+    w[L.FREE_TABLES] = w[table]
+    for i in range(L.TABLE_WORDS):
+        w[table + i] = 0
+    return table
+
+
+@jit
+def free_table(w, table):
+    """Give a table back, as RCU does when no walk can see it (here they look again: `unlinked`)."""
+    w[L.UNLINKED] += 1
+    w[table] = w[L.FREE_TABLES]
+    w[L.FREE_TABLES] = table
+
+
+@jit
+def remove_entries(w, a, table, first, t):
+    """Freeze the eight entries of a line for good: (leaves among them, time).
+
+    What they were stays beside SPTE_REMOVED, for the marks that are still to be made.
+    """
+    line = table + L.TABLE_LINES + (first >> 3)
+    leaves = 0
+    if w[L.M_EXCLUSIVE]:
+        t = store(w, a, line, L.PART_SPTE, t)
+    for i in range(first, first + 8):
+        if not w[L.M_EXCLUSIVE]:
+            if i == first:
+                t = rmw_add(w, a, line, L.X_SPTE, L.PART_SPTE, t)
+            else:
+                t = ride_add(w, a, line, L.X_SPTE, L.PART_SPTE, t)
+        old = w[table + i]
+        if is_leaf(old):
+            leaves += 1
+            w[table + i] = (old & ~L.SPTE_PRESENT) | L.SPTE_REMOVED
+        else:
+            w[table + i] = L.SPTE_REMOVED
+    return leaves, t
+
+
+@jit
+def removed_leaf_marks(w, a):
+    """Whether one of the leaves that were in a replaced table touches its struct page."""
+    if w[a + L.V_FOLIO] == 0 or not w[L.M_ZAP_MARKS_PAGE]:
+        return False
+    table = w[a + L.V_UNLINK]
+    for i in range(512):
+        if leaf_marks(w, w[table + i]):
+            return True
+    return False
+
+
+@jit
+def leaf_marks(w, spte):
+    """Whether a leaf, by its own bits, would mark its page."""
+    if w[L.M_SPTE_BIT] != L.BIT_NONE and (spte & L.SPTE_REFCOUNTED) == 0:
+        return False
+    return (spte & L.SPTE_D) != 0 or ((spte & L.SPTE_A) != 0 and w[L.LRU] != L.LRU_OFF)
+
+
+@jit
+def mark_removed_leaves(w, a, t):
+    """The marks of all leaves of a replaced table, on the fault's folio."""
+    table = w[a + L.V_UNLINK]
+    for i in range(512):
+        spte = w[table + i]
+        if leaf_marks(w, spte):
+            if spte & L.SPTE_D:
+                t = set_folio_dirty(w, a, w[a + L.V_FOLIO], t)
+            if spte & L.SPTE_A:
+                t = mark_page_accessed(w, a, w[a + L.V_FOLIO], t)
+    return t
 
 
 @jit

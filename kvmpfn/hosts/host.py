@@ -29,7 +29,8 @@ COSTS = (
     "gup_fast", "gup_slow", "follow_pfn", "host_fault", "zero_4k", "zero_bandwidth_4k",
     "zone_lock_batch", "zone_lock_hold", "lru_batch", "lru_lock_hold", "copy_4k", "numa_hint", "cow_break",
     "table_alloc", "table_load", "access", "zap_leaf", "zap_skip", "notifier_call", "flush_tlb",
-    "ipi_socket", "ipi_remote", "ipi_send", "sleep_wake", "host_pte", "migrate_busy_retry", "smt_percent",
+    "ipi_socket", "ipi_remote", "ipi_send", "sleep_wake", "host_pte", "migrate_busy_retry", "swap_in",
+    "smt_percent",
 )  # fmt: skip
 """Names of all costs, in the order of the engine's table; smt_percent comes last."""
 

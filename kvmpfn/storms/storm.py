@@ -12,7 +12,18 @@ from kvmpfn.units import PAGE, InputError, format_size, nearest, parse_rate, par
 __all__ = ["Action", "Arrival", "Storm"]
 
 Arrival = Literal["poisson", "periodic", "closed_loop", "bursts"]
-Action = Literal["madvise", "numa_balancing", "migration", "fork", "age"]
+Action = Literal[
+    "madvise",
+    "numa_balancing",
+    "migration",
+    "fork",
+    "age",
+    "ksm",
+    "khugepaged",
+    "mprotect",
+    "reclaim",
+    "clear_dirty_log",
+]
 
 _NEEDS = {
     "poisson": {"rate"},
@@ -48,12 +59,17 @@ class Storm(Record):
     span : str
         What one invalidation covers; a multiple of 4 KiB.
     offset : str or None
-        Where the span starts in guest memory; at a random page if None.
+        Where the span starts in guest memory; as `place` says if None.
     hold : str
         From the return of the notifier's start to the call of its end.
-    action : {"madvise", "numa_balancing", "migration", "fork", "age"}
-        Who it is: MADV_DONTNEED, NUMA balancing's protection scan, migration (compaction), a fork (whose
-        write-protected pages are then copied on write), aging (no invalidation: it takes accessed bits).
+    place : {"random", "scan"}
+        Without an offset: at a random page, or on from where the last span ended.
+    action : str
+        Who it is: ``madvise`` MADV_DONTNEED; ``numa_balancing`` NUMA balancing's protection scan;
+        ``migration`` (compaction); ``fork``, whose write-protected pages are then copied on write; ``ksm``,
+        which merges pages; ``khugepaged``, which makes a huge page of small ones; ``mprotect``, which forbids
+        writing and allows it again; ``reclaim``, which swaps out. No invalidation are ``age``, which takes
+        accessed bits, and ``clear_dirty_log``, which reads the dirty log.
     vm : int or "each"
         The VM whose memory it is, or one client for each VM.
     cpu : int or None
@@ -70,6 +86,7 @@ class Storm(Record):
     span: Size = "256KiB"
     offset: Size | None = None
     hold: Time = "4us"
+    place: Literal["random", "scan"] = "random"
     action: Action = "madvise"
     vm: Annotated[int | Literal["each"], BeforeValidator(_vm)] = "each"
     cpu: Annotated[Whole, Field(ge=0)] | None = None
@@ -86,6 +103,8 @@ class Storm(Record):
                 )
         if self.arrival == "bursts" and not self.on_ps:
             raise InputError("an on-phase needs time; nearest is '1ps'", "on")
+        if self.place == "scan" and self.offset is not None:
+            raise InputError("'scan' has no fixed offset; nearest is 'random'", "place")
         for name in ("span", "offset"):
             value = getattr(self, name)
             size = PAGE if value is None else parse_size(value)
