@@ -20,6 +20,7 @@ _HOMES = {
     "load": "kvmpfn.results",
     "memory_ledger": "kvmpfn.memory",
     "read_trace": "kvmpfn.traces",
+    "scenario_ledger": "kvmpfn.memory",
     "selftest": "kvmpfn.selftests",
     "show_versions": "kvmpfn.versions",
     "simulate": "kvmpfn.simulator",

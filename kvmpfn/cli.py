@@ -152,7 +152,10 @@ def memory(
     levels: Annotated[int, typer.Option(help="Depth of the tables: 4 or 5.")] = 4,
     vcpus: Annotated[int, typer.Option(help="Number of vCPUs.")] = 1,
     dirty_logging: Annotated[bool, typer.Option("--dirty-logging", help="Log dirty pages.")] = False,
-    hvo: Annotated[bool, typer.Option("--hvo", help="The hugetlb vmemmap optimisation is on.")] = False,
+    dirty_ring: Annotated[int, typer.Option(help="Entries of each vCPU's dirty ring; 0 is none.")] = 0,
+    pml: Annotated[bool, typer.Option("--pml", help="vCPUs have a page-modification log.")] = False,
+    hvo: Annotated[bool, typer.Option("--hvo", help="The vmemmap of huge pages is optimised.")] = False,
+    address_spaces: Annotated[int, typer.Option(help="Guest address spaces that are shadowed.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Count the bytes that mapping a guest's memory takes, structure by structure."""
@@ -166,14 +169,18 @@ def memory(
         levels=levels,
         vcpus=vcpus,
         dirty_logging=dirty_logging,
+        dirty_ring=dirty_ring,
+        pml=pml,
         hvo=hvo,
+        address_spaces=address_spaces,
     )
     if as_json:
         rows = [
             {"structure": row.name, "bytes": row.bytes, "formula": row.formula, "source": row.source}
             for row in ledger
         ]
-        _print_json({"guest_bytes": ledger.guest_bytes, "total_bytes": ledger.total, "structures": rows})
+        sizes = {"guest_bytes": ledger.guest_bytes, "backing_bytes": ledger.backing_bytes}
+        _print_json({**sizes, "total_bytes": ledger.total, "structures": rows})
     else:
         print(ledger)
 

@@ -98,8 +98,18 @@ def test_memory_prints_the_ledger(capsys: pytest.CaptureFixture[str]) -> None:
     ledger = kp.memory_ledger("1GiB", level="2m", backing="thp", vcpus=4)
     assert call("memory", "1GiB", "--level", "2m", "--backing", "thp", "--vcpus", 4, "--json") == 0
     assert json.loads(capsys.readouterr().out)["total_bytes"] == ledger.total
-    assert call("memory", "1GiB") == 0
-    assert "stage-2 tables" in capsys.readouterr().out
+    assert call("memory", "1GiB", "--backing", "ksm") == 0
+    assert "held in 4,194,304" in (text := capsys.readouterr().out) and "stage-2 tables" in text
+
+
+def test_memory_takes_what_the_ledger_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    ring = ("--vcpus", 2, "--dirty-logging", "--dirty-ring", 4096, "--pml")
+    assert call("memory", "1GiB", *ring, "--json") == 0
+    sizes = {row["structure"]: row["bytes"] for row in json.loads(capsys.readouterr().out)["structures"]}
+    assert (sizes["dirty rings"], sizes["dirty bitmaps"], sizes["PML buffers"]) == (131_072, 0, 8192)
+    assert call("memory", "1GiB", "--mmu", "shadow", "--address-spaces", 3, "--json") == 0
+    ledger = kp.memory_ledger("1GiB", mmu="shadow", address_spaces=3)
+    assert json.loads(capsys.readouterr().out)["total_bytes"] == ledger.total
 
 
 def test_version_is_of_everything(capsys: pytest.CaptureFixture[str]) -> None:
