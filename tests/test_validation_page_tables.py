@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
 import kvmpfn as kp
+from kvmpfn.plots.memory import plot_recorded_tables
 from kvmpfn.traces import Trace
 from kvmpfn.units import InputError
 from kvmpfn.validation import counted_tables, linked_tables, page_tables, read_locked
@@ -50,6 +52,15 @@ def test_recorded_is_predicted_is_simulated(frame: pd.DataFrame) -> None:
 def test_zaps_keep_tables(frame: pd.DataFrame) -> None:
     assert (frame.xs("st-v1-r1000", level="recording")["zapped"] > 8000).all()
     assert (frame["unlinked"] == 0).all()
+
+
+def test_the_figure_shows_residuals(frame: pd.DataFrame) -> None:
+    rows = frame.reset_index()
+    rows.loc[0, "simulated"] += 2
+    fig = plot_recorded_tables(rows)
+    shown = [text.get_text() for ax in fig.axes for text in ax.texts]
+    assert shown == ["0 +2"] + ["0 0"] * (len(rows) - 1)
+    plt.close(fig)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -102,6 +113,7 @@ def test_what_counts_as_a_table(tmp_path: Path) -> None:
             tmp_path,
             [
                 (0, 3, 0, table),
+                (0, 3, table, 0x1807),  # other bits, the same table
                 (0, 2, 0, huge),
                 (512, 2, 0, again),  # in a page that another table lay in
                 (512, 1, 0, leaf),

@@ -105,11 +105,12 @@ def memory_ledger(
 
 
 def scenario_ledger(scenario: Scenario, *, dirty_ring: int = 0, hvo: bool = False) -> Ledger:
-    """Count the bytes that the guests of a scenario take once they have written to all of their memory.
+    """Count the bytes that the guests of a scenario take once all of their memory is mapped to be written.
 
     A guest that has touched less has no more tables than this, and `simulate` builds just these:
     ``run.memory["kvm_table_bytes"]`` is stage-2 tables and upper tables together, ``kvm_header_bytes`` the
-    table headers, and ``host_table_bytes`` the host PTE tables.
+    table headers, and ``host_table_bytes`` the host PTE tables. Pages are what the backing says: private
+    copies that a write makes of page cache, KSM pages or the zero page come on top.
 
     Parameters
     ----------

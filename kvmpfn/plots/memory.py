@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["plot_alternatives", "plot_memory_by_size", "plot_memory_parts"]
+__all__ = ["plot_alternatives", "plot_memory_by_size", "plot_memory_parts", "plot_recorded_tables"]
 
 PALETTE = ("blue", "vermilion", "green", "purple", "orange", "sky", "black", "grey")
 GIB = 1 << 30
@@ -114,4 +114,55 @@ def plot_alternatives(frame: pd.DataFrame) -> Figure:
             ax.grid(axis="y", visible=False)
         axes[0].set_yticks(y, list(frame["name"]))
         axes[0].set_ylim(len(frame) - 0.5, -0.5)
+    return fig
+
+
+def plot_recorded_tables(frame: pd.DataFrame) -> Figure:
+    """Draw the tables that a recorded KVM linked, beside those predicted and simulated, a panel a kernel.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Columns `kernel`, `recording`, `bound`, `predicted`, `measured` and `simulated` (numbers of tables).
+    """
+    import matplotlib.pyplot as plt
+
+    kernels = list(frame["kernel"].unique())
+    with style():
+        fig, axes = plt.subplots(
+            1, len(kernels), figsize=(8.6, 2.6), sharex=True, sharey=True, squeeze=False, layout="constrained"
+        )
+        for ax, kernel in zip(axes[0], kernels, strict=True):
+            part = frame[frame["kernel"] == kernel]
+            y = np.arange(len(part))
+            ax.hlines(y, part["measured"], part["bound"], color=COLORS["grey"], lw=1)
+            ax.plot(part["bound"], y, "|", ms=12, color=COLORS["grey"], label="ledger, all of memory")
+            ax.plot(part["measured"], y, "o", ms=11, mfc="white", color=COLORS["black"], label="recorded")
+            ax.plot(
+                part["predicted"],
+                y,
+                "D",
+                ms=6,
+                mfc="none",
+                color=COLORS["blue"],
+                label="ledger, memory touched",
+            )
+            ax.plot(part["simulated"], y, ".", ms=5, color=COLORS["vermilion"], label="simulated replay")
+            for at, (_, row) in zip(y, part.iterrows(), strict=True):
+                errors = [row[name] - row["measured"] for name in ("predicted", "simulated")]
+                text = " ".join(f"{error:+d}" if error else "0" for error in errors)
+                ax.annotate(
+                    text, (1, at), (-4, 0), ("axes fraction", "data"), "offset points",
+                    ha="right", va="center", fontsize=8,
+                )  # fmt: skip
+            ax.set_yticks(y, list(part["recording"]))
+            ax.set_ylim(len(part) - 0.5, -0.5)
+            ax.set_xlim(0, 1.35 * frame["bound"].max())
+            ax.grid(axis="y", visible=False)
+            ax.set_title(f"Linux {kernel}")
+        fig.supxlabel(
+            "page tables below the root (at the right: residuals, predicted and simulated)", fontsize=8
+        )
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        fig.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
     return fig
