@@ -191,8 +191,10 @@ def counted_tables(locked: pd.DataFrame, size: str) -> pd.DataFrame:
     Notes
     -----
     ``tdp_mmu_link_sp`` executes one try_cmpxchg64 for each table it links (the recorder's host has 5 levels);
-    ``kvm_tdp_mmu_alloc_root`` executes one atomic a root (6.16); ``do_huge_pmd_anonymous_page`` calls
-    mm_inc_nr_ptes once for each table that it deposits, and in 6.1 adds to a counter of pages beside it.
+    ``kvm_tdp_mmu_alloc_root``, which a vCPU without a root calls, has one in 6.16 (assumed to be one a call:
+    its source was not read);
+    ``do_huge_pmd_anonymous_page`` calls mm_inc_nr_ptes once for each table that it deposits, and in 6.1 adds
+    to a counter of pages beside it.
     """
     import pandas as pd
 
@@ -201,7 +203,7 @@ def counted_tables(locked: pd.DataFrame, size: str) -> pd.DataFrame:
     ledger = scenario_ledger(guest)
     expected = {
         "tables below the root": ("tdp_mmu_link_sp", _below_root(ledger)),
-        "roots": ("kvm_tdp_mmu_alloc_root", 1),
+        "calls for a root": ("kvm_tdp_mmu_alloc_root", 1),
         "host deposited tables": ("do_huge_pmd_anonymous_page", ledger["host deposited tables"] // TABLE),
     }
     rows = {}
