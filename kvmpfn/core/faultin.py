@@ -106,7 +106,7 @@ def get(w, a):
     folio = w[a + L.V_PTE_FOLIO]
     old, old_t0 = w[a + L.V_FOLIO], w[a + L.V_REF_T0]
     t = try_get_folio(w, a, folio, w[L.NOW])
-    if pte != w[a + L.V_PTE]:
+    if pte != w[a + L.V_PTE] or folio_of(w, r, w[a + L.V_GFN], pte) != folio:
         t = put_page(w, a, t)
         if w[a + L.V_UPGRADE]:
             w[a + L.V_FOLIO], w[a + L.V_REF], w[a + L.V_REF_T0] = old, 1, old_t0
@@ -191,7 +191,7 @@ def mm_fault(w, a):
     state = pte & L.P_STATE
     write = w[a + L.V_KIND] == L.WRITE
     if state == L.P_MIGRATION:
-        client = w[w[L.ACTOR_PTRS] + ((pte & L.P_CLIENT_MASK) >> L.P_CLIENT_SHIFT)]
+        client = w[w[L.ACTOR_PTRS] + ((pte & L.P_CLIENT_MASK) >> L.P_CLIENT_SHIFT) - 1]
         count(w, a, L.K_MIGRATION_WAITS, 1)
         w[a + L.SINCE] = t
         w[a + L.NEXT] = w[client + L.S_WAITERS]

@@ -63,6 +63,12 @@ def wanted(w, a, r, pte):
 
 
 @jit
+def splits_all(action):
+    """Operations that work on small pages only: they split a huge page whose part they are on."""
+    return action == L.ACT_RECLAIM or action == L.ACT_KSM
+
+
+@jit
 def ptes(w, a):
     """Change the next host entry of the range when it is due; after the last, flush and call range_end."""
     t = w[L.NOW]
@@ -76,7 +82,8 @@ def ptes(w, a):
     unit = 1
     while gfn < end:
         first, unit = first_of_pte(w, r, gfn)
-        if first >= start and first + unit <= end and wanted(w, a, r, peek_pte(w, r, gfn)):
+        whole = first == gfn and first + unit <= end and (unit == 1 or not splits_all(w[a + L.S_ACTION]))
+        if whole and wanted(w, a, r, peek_pte(w, r, gfn)):
             break
         gfn = first + unit
     w[a + L.S_PTE_CURSOR] = gfn
@@ -106,7 +113,7 @@ def change_pte(w, a, r, gfn, t):
     """What the storm's action makes of a host entry."""
     addr = pte_address(w, r, gfn)
     action = w[a + L.S_ACTION]
-    note = w[a + L.ID] << L.P_CLIENT_SHIFT
+    note = (w[a + L.ID] + 1) << L.P_CLIENT_SHIFT
     plain = w[addr] & ~(L.P_STATE | L.P_CLIENT_MASK)
     t_set = set_pte(w, a, r, gfn, t)
     if action == L.ACT_NUMA:
@@ -162,7 +169,7 @@ def referenced(w, r, gfn, pte):
 @jit
 def mine(w, a, pte, state):
     """A host entry that this client brought into a state."""
-    return (pte & L.P_STATE) == state and (pte & L.P_CLIENT_MASK) >> L.P_CLIENT_SHIFT == w[a + L.ID]
+    return (pte & L.P_STATE) == state and (pte & L.P_CLIENT_MASK) >> L.P_CLIENT_SHIFT == w[a + L.ID] + 1
 
 
 @jit

@@ -341,7 +341,7 @@ def walk(w, a, t):
     """kvm_tdp_mmu_map's loop: link what is missing, split what is too large, stop at the goal's entry."""
     vm, gfn = w[a + L.VM], w[a + L.V_GFN]
     addr, line, level = lookup_above(w, vm, gfn, w[a + L.V_LEVEL])
-    while w[addr] & L.SPTE_TABLE and w[(w[addr] >> L.SPTE_PFN_SHIFT) + L.TABLE_NX]:
+    while not may_replace(w, w[addr], level):
         w[a + L.V_LEVEL] -= 1  # disallowed_hugepage_adjust
         addr, line, level = lookup_above(w, vm, gfn, w[a + L.V_LEVEL])
     entry = w[addr]
@@ -364,6 +364,21 @@ def walk(w, a, t):
         schedule(w, a, L.PC_FREEZE, t)
     else:
         schedule(w, a, L.PC_LINK, t + private(w, a, L.PART_WALK, w[L.C_TABLE_ALLOC]))
+
+
+@jit
+def may_replace(w, entry, level):
+    """Whether a leaf may take an entry's place: not an NX table's, nor, here, of one with tables below."""
+    if (entry & L.SPTE_TABLE) == 0:
+        return True
+    table = entry >> L.SPTE_PFN_SHIFT
+    if w[table + L.TABLE_NX]:
+        return False
+    if level == 3:
+        for i in range(512):
+            if w[table + i] & L.SPTE_TABLE:
+                return False
+    return True
 
 
 @jit

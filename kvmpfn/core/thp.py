@@ -21,7 +21,7 @@ from .host_mm import (
     region_of,
     split_table,
 )
-from .host_ops import next_range, wanted
+from .host_ops import next_range, splits_all, wanted
 from .jit import jit
 from .lines import charge, private, store, tally
 from .mmu_notifier import invalidate
@@ -39,8 +39,7 @@ def must_split(w, a, r, gfn):
     first, unit = first_of_pte(w, r, gfn)
     if unit == 1 or not wanted(w, a, r, peek_pte(w, r, gfn)):
         return False
-    action = w[a + L.S_ACTION]
-    if action == L.ACT_RECLAIM or action == L.ACT_KSM:
+    if splits_all(w[a + L.S_ACTION]):
         return True
     return first < w[a + L.S_START] or first + unit > w[a + L.S_END]
 
@@ -53,7 +52,7 @@ def next_cut(w, a, r):
     if w[r + L.R_BACKING] != L.B_THP or whole:
         return -1
     gfn, last = w[a + L.S_START], w[a + L.S_END] - 1
-    if action == L.ACT_RECLAIM or action == L.ACT_KSM:
+    if splits_all(action):
         while gfn <= last:
             if must_split(w, a, r, gfn):
                 return first_of_pte(w, r, gfn)[0]
@@ -105,11 +104,10 @@ def split(w, a):
         return
     pte = peek_pte(w, r, gfn)
     folio = folio_of(w, r, gfn, pte)
-    action = w[a + L.S_ACTION]
     t = set_pmd(w, a, r, gfn, t)
     w[pmd_slot(w, r, gfn)] = spare_table(w, r, gfn) << L.P_GEN_SHIFT | L.P_SPLIT
     table = split_table(w, r, gfn)
-    whole = action != L.ACT_RECLAIM and action != L.ACT_KSM
+    whole = not splits_all(w[a + L.S_ACTION])
     if not whole and w[folio + L.FOLIO_STATE] >= L.F_REF_ONE:
         count(w, a, L.K_HOST_OP_BUSY, 1)  # can_split_folio
         w[a + L.S_BUSY_NOW] = 1
@@ -118,7 +116,8 @@ def split(w, a):
         w[table + i] = pte | L.P_COMPOUND if whole else pte
         own = table + L.TABLE_WORDS + i * L.FOLIO_WORDS
         if not whole:
-            w[own + L.FOLIO_STATE] |= w[folio + L.FOLIO_STATE] & L.F_FLAGS
+            flags = w[folio + L.FOLIO_STATE] & L.F_FLAGS
+            w[own + L.FOLIO_STATE] = (w[own + L.FOLIO_STATE] & ~L.F_FLAGS) | flags
     tally(w, a, L.X_HOST, 512)  # _mapcount of each page
     tally(w, a, L.X_HOST_FOLIO, 1)  # page_ref_add
     charge(w, a, L.PART_HOST_FAULT, 513 * w[L.C_OWN_ADD])
@@ -134,20 +133,12 @@ def split_flushed(w, a):
 
 @jit
 def spare_table(w, r, gfn):
-    """The table that a 2M page gets when it is split: always the same one, empty."""
+    """The table that a 2M page gets when it is split: always the same one."""
     spare = w[r + L.R_SPARE] + ((gfn - w[r + L.R_GFN]) >> 9)
     w[L.HOST_TABLES] += 1
     if w[spare] == 0:
         w[spare] = allocate_words(w, L.SPLIT_WORDS)
-        return w[spare]
-    table = w[spare]
-    for i in range(L.TABLE_PTL):
-        w[table + i] = 0
-    for i in range(512):
-        folio = table + L.TABLE_WORDS + i * L.FOLIO_WORDS
-        w[folio + L.FOLIO_LINE] = 0
-        w[folio + L.FOLIO_STATE] &= ~L.F_FLAGS
-    return table
+    return w[spare]
 
 
 @jit
@@ -194,7 +185,10 @@ def collapse(w, a):
         end_range(w, a, L.PC_AFTER, t)
         return
     w[a + L.S_TABLE] = table
-    w[pmd_slot(w, r, gfn)] = L.P_ABSENT
+    generation = 0
+    for i in range(512):
+        generation = max(generation, w[table + i] >> L.P_GEN_SHIFT)
+    w[pmd_slot(w, r, gfn)] = generation << L.P_GEN_SHIFT | L.P_ABSENT
     call(w, a, L.PC_HOST_FLUSH, L.PC_COLLAPSE_FLUSHED, set_pmd(w, a, r, gfn, t))
 
 
@@ -247,10 +241,6 @@ def collapsed(w, a):
     if w[a + L.S_BUSY_NOW]:
         w[slot] = table << L.P_GEN_SHIFT | L.P_SPLIT
     else:
-        generation = 0
-        for i in range(512):
-            generation = max(generation, w[table + i] >> L.P_GEN_SHIFT)
-        w[slot] = generation << L.P_GEN_SHIFT
         new_frame(w, a, r, slot, gfn, L.P_RW, 0)
         count(w, a, L.K_THP_COLLAPSES, 1)
         w[L.HOST_TABLES] -= 1
