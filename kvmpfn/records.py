@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import Annotated, Any, Self, get_args
 
@@ -10,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from kvmpfn.units import InputError, nearest, parse_rate, parse_size, parse_time
 
-__all__ = ["Flag", "Rate", "Record", "Share", "Size", "Time", "Whole"]
+__all__ = ["Flag", "Rate", "Record", "Share", "Size", "Time", "Whole", "each"]
 
 
 class Record(BaseModel):
@@ -55,6 +56,17 @@ class Record(BaseModel):
     def _part(self, name: str) -> Any:
         """Return the field that a dotted path goes on into."""
         return getattr(self, name)
+
+
+def each(values: Iterable[Any], make: Callable[[Any], Any]) -> list[Any]:
+    """Make a record of each value; an error says of which."""
+    records = []
+    for number, value in enumerate(values):
+        try:
+            records.append(make(value))
+        except InputError as error:
+            raise error.within(str(number)) from None
+    return records
 
 
 def _plain(value: Any) -> Any:

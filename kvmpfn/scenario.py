@@ -14,10 +14,22 @@ from pydantic import BeforeValidator, Field
 
 from kvmpfn.fault_path import FaultPath
 from kvmpfn.hosts import Host, Placement
-from kvmpfn.records import Flag, Record, Size, Whole
+from kvmpfn.records import Flag, Record, Size, Whole, each
 from kvmpfn.storms import Storm
 from kvmpfn.units import PAGE, InputError, format_size, nearest, parse_size, parse_time
-from kvmpfn.workloads import KINDS, DemandPaging, Replay, SnapshotRestore, Uniform, Workload
+from kvmpfn.workloads import (
+    KINDS,
+    DemandPaging,
+    Phase,
+    PointerChase,
+    Replay,
+    SnapshotRestore,
+    Strided,
+    Uniform,
+    Workload,
+    of_kind,
+    phases_of,
+)
 
 __all__ = ["BACKINGS", "Region", "Scenario", "parse_until"]
 
@@ -220,24 +232,13 @@ def _fault_path(value: Any) -> Any:
 def _memory(value: Any) -> Any:
     """Take one region or more, or the size of one."""
     regions = list(value) if isinstance(value, list | tuple) else [value]
-    return tuple(_each(regions, lambda one: one if isinstance(one, Region) else _record(Region, one, "size")))
+    return tuple(each(regions, lambda one: one if isinstance(one, Region) else _record(Region, one, "size")))
 
 
 def _storms(value: Any) -> Any:
     """Take storms, or what a file says of them."""
     storms = [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
-    return tuple(_each(storms, lambda one: one if isinstance(one, Storm) else _record(Storm, one, "arrival")))
-
-
-def _each(values: list[Any], make: Any) -> list[Any]:
-    """Make a record of each value; an error says of which."""
-    records = []
-    for number, value in enumerate(values):
-        try:
-            records.append(make(value))
-        except InputError as error:
-            raise error.within(str(number)) from None
-    return records
+    return tuple(each(storms, lambda one: one if isinstance(one, Storm) else _record(Storm, one, "arrival")))
 
 
 def _record(cls: Any, value: Any, first: str) -> Any:
@@ -249,15 +250,7 @@ def _record(cls: Any, value: Any, first: str) -> Any:
 
 def _workload(value: Any) -> Any:
     """Take a workload, its kind, or what a file says of one."""
-    if isinstance(value, Workload):
-        return value
-    fields = dict(value) if isinstance(value, dict) else {"kind": value}
-    kind = fields.get("kind")
-    if kind not in KINDS:
-        raise InputError(
-            f"{kind!r} is not one of {', '.join(KINDS)}; nearest is {nearest(kind, KINDS)!r}", "kind"
-        )
-    return KINDS[kind](**fields)
+    return of_kind(value, KINDS)
 
 
 class Scenario(Record):
@@ -545,13 +538,31 @@ class Scenario(Record):
 
     def _check_workload(self) -> None:
         """Hold the workload to the memory and the vCPUs there are, and the run to an end."""
-        work, most = self.workload, format_size(self.memory_bytes)
-        if isinstance(work, Uniform) and work.accesses is None and self.until is None:
-            what = "missing: workload 'uniform' without accesses never ends"
-            raise InputError(f"{what}; nearest is '1000000 faults'", "until")
+        phases, _ = phases_of(self.workload)
+        for number, phase in enumerate(phases):
+            alone = phase is self.workload
+            self._check_phase("workload" if alone else f"workload.phases.{number}", phase)
+        last = phases[-1]
+        if last.endless and self.until is None:
+            what = f"missing: workload {last.kind!r} without accesses never ends"
+            near = "1000000 faults" if isinstance(last, Uniform) else "10ms"
+            raise InputError(f"{what}; nearest is {near!r}", "until")
+        if last.endless and not isinstance(last, Uniform) and self.until_ps is None:
+            what = f"workload {last.kind!r} without accesses may never take so many"
+            raise InputError(f"{self.until!r}: {what}; nearest is a time, such as '10ms'", "until")
+
+    def _check_phase(self, where: str, work: Phase) -> None:
+        """Hold one phase of the workload to the memory and the vCPUs there are."""
+        most = format_size(self.memory_bytes)
+        if isinstance(work, Strided) and work.stride_pages > self.pages:
+            what = f"{work.stride!r} is more than there is memory"
+            raise InputError(f"{what}; nearest is {most!r}", f"{where}.stride")
+        if isinstance(work, PointerChase) and (work.footprint_bytes or 0) > self.memory_bytes:
+            what = f"{work.footprint!r} is more than there is memory"
+            raise InputError(f"{what}; nearest is {most!r}", f"{where}.footprint")
         if isinstance(work, SnapshotRestore) and not 0 < work.working_set_bytes <= self.memory_bytes:
             what = f"{work.working_set!r} is nothing, or more than there is memory"
-            raise InputError(f"{what}; nearest is {most!r}", "workload.working_set")
+            raise InputError(f"{what}; nearest is {most!r}", f"{where}.working_set")
         if isinstance(work, Replay):
             if len(work.vcpus) != self.vcpus:
                 what = f"a replay of {len(work.vcpus)} vCPUs"

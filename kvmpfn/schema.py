@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Mapping
 from typing import Any, get_args
 
 from pydantic.json_schema import GenerateJsonSchema
@@ -20,7 +21,7 @@ from kvmpfn.records import Rate, Record, Size, Time
 from kvmpfn.scenario import SCHEMA, SEED_LIMIT, Region, Scenario
 from kvmpfn.storms import Storm
 from kvmpfn.units import MULTIPLES, SIZES, TIMES
-from kvmpfn.workloads import KINDS
+from kvmpfn.workloads import KINDS, PHASE_KINDS, Workload
 
 __all__ = ["scenario_schema"]
 
@@ -80,10 +81,7 @@ def scenario_schema() -> dict[str, Any]:
     region = {"anyOf": [_rule(Size), _ref("Region")]}
     _set(keys, "memory", {"anyOf": [*region["anyOf"], {"type": "array", "items": region, "minItems": 1}]})
     _set(keys, "storms", {"anyOf": [_ref("Storm"), {"type": "array", "items": _ref("Storm")}]})
-    # A kind alone will do where it needs nothing else.
-    complete = [kind for kind, cls in KINDS.items() if not _required(cls)]
-    works = [_ref(cls.__name__) for cls in KINDS.values()]
-    _set(keys, "workload", {"anyOf": [{"enum": complete}, *works]})
+    _set(keys, "workload", _one_of(KINDS))
     _set(keys, "until", {"anyOf": [{"type": "integer", "minimum": 1}, _COUNT, _TIME]})
     keys["seed"] |= {"minimum": 0, "maximum": SEED_LIMIT - 1}
     version = {"const": SCHEMA, "description": _descriptions(Scenario)["schema"]}
@@ -95,6 +93,9 @@ def scenario_schema() -> dict[str, Any]:
     for cls in KINDS.values():
         table = tables[cls.__name__] = _table(cls)
         table["required"] = ["kind", *table.get("required", [])]
+    phase = _one_of(PHASE_KINDS)
+    phases = {"anyOf": [*phase["anyOf"], {"type": "array", "items": phase, "minItems": 1}]}
+    _set(tables["Phases"]["properties"], "phases", phases)
     return {
         "$schema": DIALECT,
         "title": "kvmpfn scenario",
@@ -102,6 +103,12 @@ def scenario_schema() -> dict[str, Any]:
         "properties": {"schema": version, **keys},
         "$defs": tables,
     }
+
+
+def _one_of(kinds: Mapping[str, type[Workload]]) -> dict[str, Any]:
+    """Describe a workload of one of some kinds; a kind alone will do where it needs nothing else."""
+    complete = [kind for kind, cls in kinds.items() if not _required(cls)]
+    return {"anyOf": [{"enum": complete}, *(_ref(cls.__name__) for cls in kinds.values())]}
 
 
 def _host() -> dict[str, Any]:

@@ -21,7 +21,7 @@ from kvmpfn.core.names import (
 from kvmpfn.hosts import COSTS
 from kvmpfn.results import Run
 from kvmpfn.units import InputError
-from kvmpfn.workloads import DemandPaging, Replay, SnapshotRestore, Uniform
+from kvmpfn.workloads import phases_of
 
 if TYPE_CHECKING:
     from kvmpfn.scenario import Region, Scenario
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["InvariantError", "simulate"]
 
 EVENTS_A_CHUNK = 1 << 18
-ENDLESS = 1 << 62
 TIMELINE_START_PS = 1 << 20
 REGION_ALIGN = 1 << 18
 """Regions start at multiples of 1 GiB of guest memory, as RAM slots do."""
@@ -193,10 +192,14 @@ class _World:
         self.at += words
         return start
 
+    def _table(self, values: NDArray[np.int64]) -> int:
+        start = self._take(values.size)
+        self._set(start, values.reshape(-1))
+        return start
+
     def _array(self, header: int, values: Any) -> int:
-        start = self._take(len(values))
+        start = self._table(np.asarray(values, dtype=np.int64))
         self._set(header, start)
-        self._set(start, np.asarray(values, dtype=np.int64))
         return start
 
     def _header(self, log: int, check: bool, actors: int, topology: list[tuple[int, int, int]]) -> None:
@@ -318,8 +321,8 @@ class _World:
             self._set(a + L.INDEX, i)
             self._set(a + L.PART_AS, -1)
             self._set(a + L.V_SEEN, -1)
-        for i, a in enumerate(self.vcpu_at):
-            self._workload(a, i)
+        self._workload()
+        for a in self.vcpu_at:
             if s.dirty_logging and s.pml_on:
                 self._set(a + L.V_PML, self._take(L.PML_ENTRIES))
             if s.mechanisms.put_batch > 1:
@@ -406,47 +409,24 @@ class _World:
             self._set(start, states)
         return start
 
-    def _workload(self, a: int, i: int) -> None:
-        s, work = self.scenario, self.scenario.workload
-        index = i % s.vcpus
-        fields = {
-            L.V_W_THINK: work.think_ps,
-            L.V_W_THINK_EXP: work.think_dist == "exponential" and work.think_ps > 0,
-            L.V_W_LIMIT: ENDLESS,
-            L.V_W_COUNT: s.pages,
-            L.V_W_ACTOR: len(s.clients) + i,
-        }
-        if isinstance(work, DemandPaging):
-            if work.share == "partitioned":
-                fields[L.V_W_BASE] = index * s.pages // s.vcpus
-                fields[L.V_W_COUNT] = (index + 1) * s.pages // s.vcpus - fields[L.V_W_BASE]
-            fields[L.V_W_KIND] = L.W_SWEEP
-            fields[L.V_W_LIMIT] = work.passes * fields[L.V_W_COUNT]
-            fields[L.V_W_ORDER] = work.order == "random"
-            fields[L.V_W_WRITES] = (1 << 32) if work.access == "write" else 0
-        elif isinstance(work, Uniform):
-            fields[L.V_W_KIND] = L.W_UNIFORM
-            fields[L.V_W_LIMIT] = ENDLESS if work.accesses is None else work.accesses
-            fields[L.V_W_ENDLESS] = work.accesses is None and s.until_faults is not None
-            fields[L.V_W_WRITES] = int(work.writes * (1 << 32))
-        elif isinstance(work, SnapshotRestore):
-            pages = min(work.working_set_pages, s.pages)
-            fields[L.V_W_KIND] = L.W_WORKING_SET
-            fields[L.V_W_FIRST] = index * pages // s.vcpus
-            fields[L.V_W_LIMIT] = (index + 1) * pages // s.vcpus - fields[L.V_W_FIRST]
-            fields[L.V_W_ORDER] = work.order == "random"
-            fields[L.V_W_WRITES] = int(work.writes * (1 << 32))
-            fields[L.V_W_ACTOR] = L.OWNER_MASK  # one order for all VMs: the image's
-        elif isinstance(work, Replay):
-            rows = work.vcpus[index] if index < len(work.vcpus) else ()
-            flat = np.asarray(rows, dtype=np.int64).reshape(-1)
-            start = self._take(len(flat))
-            self._set(start, flat)
-            fields[L.V_W_KIND] = L.W_REPLAY
-            fields[L.V_W_TRACE] = start
-            fields[L.V_W_LIMIT] = len(rows)
-        for place, value in fields.items():
-            self._set(a + place, value)
+    def _workload(self) -> None:
+        """Write the phases of the workload down, for each vCPU a ring of records of its own."""
+        s = self.scenario
+        phases, repeat = phases_of(s.workload)
+        tables = [[self._table(table) for table in phase.tables(s.pages, s.vcpus)] for phase in phases]
+        for i, a in enumerate(self.vcpu_at):
+            index = i % s.vcpus
+            ring = [self._take(L.PHASE_WORDS) for _ in phases]
+            self._set(a + L.V_PHASE, ring[0])
+            self._set(a + L.V_PHASES_LEFT, len(ring) * repeat)
+            for phase, at, after, table in zip(phases, ring, ring[1:] + ring[:1], tables, strict=True):
+                words = phase.words(s.pages, s.vcpus, index)
+                words[L.PH_NEXT] = after
+                words[L.PH_ENDLESS] = phase.endless and s.until_faults is not None
+                if table:  # one for all vCPUs, or one each
+                    words[L.PH_TABLE] = table[index % len(table)]
+                for place, value in words.items():
+                    self._set(at + place, value)
 
     def _table_words(self) -> int:
         """Words that all page tables, KVM's and the host's, can need; untouched ones cost nothing."""

@@ -12,7 +12,7 @@ from . import layout as L
 from .jit import jit
 from .ln_table import LN2_Q40, MINUS_LN_Q40
 
-GFN, KIND, THINK, GAP, PLACE, SPAN, HOLD, START = 0, 1, 2, 3, 4, 5, 6, 7
+GFN, KIND, THINK, GAP, PLACE, SPAN, HOLD, START, CHOICE = 0, 1, 2, 3, 4, 5, 6, 7, 8
 
 _M0 = np.uint64(0xD2511F53)
 _M1 = np.uint64(0xCD9E8D57)
@@ -45,10 +45,24 @@ def below(w, actor, purpose, n, bound):
 
 
 @jit
+def split(w, actor, purpose, n, bound):
+    """`below`, and the fraction that it drops, in units of 2**-48: (u64 * bound mod 2**64) >> 16."""
+    high, low = philox(n & 0xFFFFFFFF, n >> 32, actor, purpose, w[L.SEED_LOW], w[L.SEED_HIGH])
+    product = high * bound + ((low * bound) >> 32)
+    return product >> 32, (product & 0xFFFFFFFF) << 16 | ((low * bound) & 0xFFFFFFFF) >> 16
+
+
+@jit
+def word(w, actor, purpose, n):
+    """A uniform integer in [0, 2**32): the draw's high word."""
+    high, _ = philox(n & 0xFFFFFFFF, n >> 32, actor, purpose, w[L.SEED_LOW], w[L.SEED_HIGH])
+    return high
+
+
+@jit
 def chance(w, actor, purpose, n, q32):
     """True with probability q32 / 2**32."""
-    high, _ = philox(n & 0xFFFFFFFF, n >> 32, actor, purpose, w[L.SEED_LOW], w[L.SEED_HIGH])
-    return high < q32
+    return word(w, actor, purpose, n) < q32
 
 
 @jit

@@ -308,18 +308,9 @@ PART_COUNT = 19
     V_RETRIES,
     V_TRIES_MAX,
     V_LATENCY_MAX,
-    V_W_KIND,
-    V_W_BASE,
-    V_W_COUNT,
-    V_W_LIMIT,
-    V_W_ENDLESS,
-    V_W_ORDER,
-    V_W_WRITES,
-    V_W_THINK,
-    V_W_THINK_EXP,
-    V_W_FIRST,
-    V_W_TRACE,
-    V_W_ACTOR,
+    V_PHASE,
+    V_PHASE_N,
+    V_PHASES_LEFT,
     V_LINK,
     V_LINK_LINE,
     V_LINK_OLD,
@@ -337,9 +328,42 @@ PART_COUNT = 19
     V_UNLINK_NEXT,
     V_UNLINK_LEAVES,
     V_PARTS,
-) = range(FINISHED + 1, FINISHED + 1 + 71)
+) = range(FINISHED + 1, FINISHED + 1 + 62)
 
 VCPU_WORDS = V_PARTS + PART_COUNT
+
+# One phase of a vCPU's workload; most workloads have one. They form a ring.
+PHASE_WORDS = 19
+(
+    PH_KIND,
+    PH_NEXT,
+    PH_LIMIT,
+    PH_ENDLESS,
+    PH_THINK,
+    PH_THINK_EXP,
+    PH_WRITES,
+    PH_EXECS,
+    PH_BASE,
+    PH_COUNT,
+    PH_FIRST,
+    PH_ORDER,
+    PH_STRIDE,
+    PH_TABLE,
+    PH_BINS,
+    PH_HOT_PAGES,
+    PH_HOT_SHARE,
+    PH_DRIFT,
+    PH_DRIFT_EVERY,
+) = range(PHASE_WORDS)
+
+# What a share of all accesses is in PH_WRITES, PH_EXECS and PH_HOT_SHARE.
+ALL_BITS = 32
+# Zipf's ranks below 1 << ZIPF_SINGLE_BITS are a bin each; then an octave is 1 << ZIPF_OCTAVE_BITS bins.
+ZIPF_SINGLE_BITS = 12
+ZIPF_OCTAVE_BITS = 8
+# A row of an alias table: threshold, in units of 1 / (1 << FRACTION_BITS), and alias.
+ALIAS_WORDS = 2
+FRACTION_BITS = 48
 
 # A storm client.
 (
@@ -527,9 +551,18 @@ BATCH_WORDS = 3
 (
     W_SWEEP,
     W_UNIFORM,
-    W_WORKING_SET,
     W_REPLAY,
-) = range(4)
+    W_STRIDED,
+    W_ZIPF,
+    W_HOT_COLD,
+) = range(6)
+
+# In which order a workload takes pages by number: as they are, permuted by the vCPU, or alike for all.
+(
+    ORDER_SEQUENTIAL,
+    ORDER_OWN,
+    ORDER_SHARED,
+) = range(3)
 
 # Arrival processes.
 (

@@ -7,11 +7,9 @@ access. A RETRY is that whole round again: exit, handler, entry.
 
 from . import layout as L
 from .dirty_log import logs_write, mark_page_dirty_in_slot
-from .draws import GFN, KIND, THINK, below, chance, exponential, permute
 from .events import bin_add, call, count, fail, histogram_bucket, schedule
 from .faultin import ask_lock
 from .host_mm import (
-    gfn_of_page,
     host_level,
     mark_page_accessed,
     pte_address,
@@ -25,7 +23,6 @@ from .qrwlock import fault_unlock
 from .references import put_folio
 from .tdp_mmu import (
     count_table,
-    every_page_mapped,
     free_table,
     is_access_allowed,
     is_leaf,
@@ -40,39 +37,7 @@ from .tdp_mmu import (
     update_page_stats,
     update_split_stats,
 )
-
-
-@jit
-def draw_access(w, a):
-    """The vCPU's n-th access: its gfn, kind and the compute time before it; False when there are no more."""
-    n = w[a + L.V_N]
-    kind = w[a + L.V_W_KIND]
-    if n >= w[a + L.V_W_LIMIT]:
-        return False
-    actor = w[a + L.V_W_ACTOR]
-    vm = w[a + L.VM]
-    w[a + L.V_THINK] = w[a + L.V_W_THINK]
-    if w[a + L.V_W_THINK_EXP]:
-        w[a + L.V_THINK] = exponential(w, w[a + L.ID], THINK, n, w[a + L.V_W_THINK])
-    if kind == L.W_REPLAY:
-        row = w[a + L.V_W_TRACE] + 3 * n
-        w[a + L.V_GFN] = gfn_of_page(w, vm, w[row])
-        w[a + L.V_KIND] = w[row + 1]
-        w[a + L.V_THINK] += w[row + 2]
-        return True
-    size = w[a + L.V_W_COUNT]
-    if kind == L.W_UNIFORM:
-        page = below(w, actor, GFN, n, size)
-    elif w[a + L.V_W_ORDER]:
-        page = permute(w, actor, (w[a + L.V_W_FIRST] + n) % size, size)
-    else:
-        page = (w[a + L.V_W_FIRST] + n) % size
-    w[a + L.V_GFN] = gfn_of_page(w, vm, w[a + L.V_W_BASE] + page)
-    w[a + L.V_KIND] = L.READ
-    writes = w[a + L.V_W_WRITES]
-    if writes >= (1 << 32) or (writes > 0 and chance(w, w[a + L.ID], KIND, n, writes)):
-        w[a + L.V_KIND] = L.WRITE
-    return True
+from .workload import draw_access, look_for_end
 
 
 @jit
@@ -148,7 +113,7 @@ def access(w, a):
         w[a + L.V_ACCESSES] += 1
         count(w, a, L.K_ACCESSES, 1)
         w[a + L.V_GUEST] += done - t
-        if w[a + L.V_W_ENDLESS]:
+        if w[w[a + L.V_PHASE] + L.PH_ENDLESS]:
             look_for_end(w, a)
         schedule(w, a, L.PC_ACCESS, done)
         return
@@ -178,22 +143,6 @@ def serve_flush_request(w, a, t):
     w[a + L.V_TLB_REQUEST] = 0
     t = rmw_add(w, a, a + L.V_REQUEST_LINE, L.X_VCPU_REQUEST, L.PART_FLUSH, t)
     return t + private(w, a, L.PART_FLUSH, w[L.C_FLUSH_TLB])
-
-
-@jit
-def look_for_end(w, a):
-    """An endless workload ends when nothing can fault any more; looked at once for each P hits in a row."""
-    vm = w[a + L.VM]
-    w[a + L.V_HITS] += 1
-    if w[a + L.V_HITS] < w[vm + L.PAGES]:
-        return
-    w[a + L.V_HITS] = 0
-    for i in range(w[L.CLIENT_COUNT]):
-        client = w[w[L.ACTOR_PTRS] + i]
-        if w[client + L.VM] == vm and not w[client + L.FINISHED]:
-            return
-    if every_page_mapped(w, vm, L.WRITE if w[a + L.V_W_WRITES] > 0 else L.READ):
-        w[a + L.V_W_LIMIT] = w[a + L.V_N]
 
 
 @jit

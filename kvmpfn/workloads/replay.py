@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BeforeValidator
 
+from kvmpfn.core import layout as L
 from kvmpfn.units import TIME_LIMIT_PS, InputError
-from kvmpfn.workloads.workload import Workload
+from kvmpfn.workloads.workload import Phase
 
 __all__ = ["Replay"]
 
@@ -32,7 +35,7 @@ def _access(gfn: int, kind: int, think_ps: int) -> tuple[int, int, int]:
     return access
 
 
-class Replay(Workload):
+class Replay(Phase):
     """Replay given accesses.
 
     Attributes
@@ -49,3 +52,12 @@ class Replay(Workload):
     def pages(self) -> int:
         """Pages of memory that the accesses need."""
         return max((access[0] for accesses in self.vcpus for access in accesses), default=-1) + 1
+
+    def words(self, pages: int, vcpus: int, index: int) -> dict[int, int]:
+        """Add the end."""
+        limit = len(self.vcpus[index])
+        return super().words(pages, vcpus, index) | {L.PH_KIND: L.W_REPLAY, L.PH_LIMIT: limit}
+
+    def tables(self, pages: int, vcpus: int) -> list[NDArray[np.int64]]:
+        """Return each vCPU's accesses, one after the other."""
+        return [np.asarray(accesses, dtype=np.int64).reshape(-1) for accesses in self.vcpus]
