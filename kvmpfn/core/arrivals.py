@@ -4,6 +4,7 @@ from . import layout as L
 from .draws import GAP, exponential
 from .events import count, schedule
 from .jit import jit
+from .lines import private
 
 
 @jit
@@ -31,7 +32,7 @@ def skip(w, a, t):
     """The operation is not done this time: its lock is not to be had, or it has nothing to do."""
     w[a + L.S_SKIPPED] += 1
     count(w, a, L.K_STORM_SKIPPED, 1)
-    next_arrival(w, a, t)
+    next_arrival(w, a, t + max(1, private(w, a, L.PART_WALK, w[L.C_ZAP_SKIP])))
 
 
 @jit

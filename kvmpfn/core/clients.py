@@ -11,7 +11,8 @@ from .arrivals import done, skip
 from .draws import PLACE, below
 from .events import call, count, schedule
 from .host_locks import down, mmap_trylock
-from .host_mm import first_of_pte, gfn_of_page, region_of
+from .host_mm import first_of_pte, gfn_of_page, peek_pte, region_of
+from .host_ops import wanted
 from .jit import jit
 from .mmu_notifier import flush_remote_tlbs
 from .thp import can_collapse, split_table_of
@@ -89,6 +90,24 @@ def moves_whole(action):
 
 
 @jit
+def moves_pages(action):
+    """Operations on folios, which find their mappings by rmap."""
+    return action == L.ACT_MIGRATION or action == L.ACT_RECLAIM or action == L.ACT_KSM
+
+
+@jit
+def any_wanted(w, a, r):
+    """Whether the operation would change an entry of its span."""
+    gfn = w[a + L.S_START]
+    while gfn < w[a + L.S_END]:
+        first, unit = first_of_pte(w, r, gfn)
+        if wanted(w, a, r, peek_pte(w, r, gfn)):
+            return True
+        gfn = first + unit
+    return False
+
+
+@jit
 def begin(w, a, r, action, t):
     """Take what the operation takes before it calls the notifier."""
     if action == L.ACT_AGE:
@@ -101,6 +120,8 @@ def begin(w, a, r, action, t):
             schedule(w, a, L.PC_SYNC_DIRTY_LOG, t)
         else:
             call(w, a, L.PC_WRITE_LOCK, L.PC_CLEAR_DIRTY, t)
+    elif moves_pages(action) and not any_wanted(w, a, r):
+        skip(w, a, t)  # no such page is mapped: the notifier is not called
     elif action == L.ACT_MIGRATION or action == L.ACT_RECLAIM:
         schedule(w, a, L.PC_CUT, t)
     elif action == L.ACT_KHUGEPAGED and not can_collapse(w, r, split_table_of(w, a, r)):

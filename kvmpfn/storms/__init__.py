@@ -1,6 +1,7 @@
 """Who invalidates: notifier clients, each an arrival process with a span, a hold and an action."""
 
 from kvmpfn.storms.arrivals import bursts, closed_loop, periodic, poisson
+from kvmpfn.storms.daemons import dirty_log, khugepaged, ksm, mprotect, reclaim
 from kvmpfn.storms.presets import (
     balloon,
     compaction,
@@ -19,10 +20,15 @@ __all__ = [
     "bursts",
     "closed_loop",
     "compaction",
+    "dirty_log",
     "fork",
     "free_page_reporting",
+    "khugepaged",
+    "ksm",
     "madvise_loop",
+    "mprotect",
     "numa_balancing",
     "periodic",
     "poisson",
+    "reclaim",
 ]

@@ -3,17 +3,15 @@
 Each preset is one `Storm`; what the kernel lets a user tune has the kernel's name for it. The hold is 0 in
 all of them: an operation takes what its own steps take. Where a preset's place in memory is random, the
 kernel's own order is not expressible; its rates, calls a second and pages a second, are the kernel's.
-
-Not here, since no action of the model is what they do to the host: KSM (leaves merged, read-only pages),
-khugepaged (makes a huge page of small ones), mprotect and reclaim.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
+from kvmpfn.storms.knobs import PASS_PS, at_least, blocks_of, buddy_order, passes, per_second, preset, scan
 from kvmpfn.storms.storm import Storm
-from kvmpfn.units import PAGE, InputError, format_size, format_time, nearest, parse_size, parse_time
+from kvmpfn.units import PAGE, InputError, format_size, nearest, parse_size, parse_time
 
 __all__ = ["balloon", "compaction", "fork", "free_page_reporting", "madvise_loop", "numa_balancing"]
 
@@ -25,13 +23,6 @@ PAGE_REPORTING_CAPACITY = 32
 
 BUDGET_SHARE = 16
 """A pass of page_reporting_cycle goes through a sixteenth of a free list, and one report more."""
-
-MAX_PAGE_ORDER = 10
-"""The buddy allocator's largest block on x86, as a power of two (include/linux/mmzone.h)."""
-
-PASS_PS = 10**9
-"""How long the arrivals of a pass are spread over (1 ms); they wait for each other and are done back to
-back."""
 
 
 def numa_balancing(
@@ -65,7 +56,7 @@ def numa_balancing(
     Returns
     -------
     Storm
-        Periodic; the place of a pass is random, where the kernel goes on from the last one.
+        Periodic; a pass goes on from where the last one ended.
 
     Raises
     ------
@@ -80,9 +71,9 @@ def numa_balancing(
     have two calls where a pass crosses a GiB. The first scan_delay (1 s) is left out; so are hugetlb VMAs,
     which the kernel skips.
     """
-    scan_size_mb = _at_least(1, scan_size_mb, "scan_size_mb")
-    _at_least(1, scan_period_min_ms, "scan_period_min_ms")
-    _at_least(1, scan_period_max_ms, "scan_period_max_ms")
+    scan_size_mb = at_least(1, scan_size_mb, "scan_size_mb")
+    at_least(1, scan_period_min_ms, "scan_period_min_ms")
+    at_least(1, scan_period_max_ms, "scan_period_max_ms")
     if pace not in ("fastest", "slowest"):
         near = nearest(pace, ("fastest", "slowest"))
         raise InputError(f"{pace!r} is neither 'fastest' nor 'slowest'; nearest is {near!r}", "pace")
@@ -92,12 +83,13 @@ def numa_balancing(
     period_ms = max(1, floor, scan_period_min_ms // windows)
     if pace == "slowest":
         period_ms = max(period_ms, scan_period_max_ms // windows)
-    return _storm(
+    return preset(
         "periodic",
         others,
-        rate=_rate(1, period_ms * 10**9),
+        rate=per_second(1, period_ms * 10**9),
         span=format_size(min(window, resident)),
         action="numa_balancing",
+        **scan(others),
     )
 
 
@@ -138,11 +130,11 @@ def compaction(
     pageblock_order is HUGETLB_PAGE_ORDER, 9, on x86 (include/linux/pageblock-flags.h). The kernel isolates
     COMPACT_CLUSTER_MAX (32) pages at a time; the model flushes and copies page by page.
     """
-    _at_least(2, hpage_frag_check_interval_ms, "hpage_frag_check_interval_ms")
-    _order(pageblock_order, "pageblock_order")
-    pages = _at_least(1, blocks, "blocks") << pageblock_order
+    at_least(2, hpage_frag_check_interval_ms, "hpage_frag_check_interval_ms")
+    buddy_order(pageblock_order, "pageblock_order")
+    pages = at_least(1, blocks, "blocks") << pageblock_order
     interval_ps = hpage_frag_check_interval_ms * 10**9
-    return _storm("bursts", others, span=format_size(PAGE), action="migration", **_passes(pages, interval_ps))
+    return preset("bursts", others, span=format_size(PAGE), action="migration", **passes(pages, interval_ps))
 
 
 def madvise_loop(span: int | str = "2MiB", *, think: int | str = "0ns", **others: Any) -> Storm:
@@ -163,7 +155,7 @@ def madvise_loop(span: int | str = "2MiB", *, think: int | str = "0ns", **others
     Storm
         Closed loop; one notifier call a call (zap_page_range_single, mm/memory.c).
     """
-    return _storm("closed_loop", others, think=think, span=span, action="madvise")
+    return preset("closed_loop", others, think=think, span=span, action="madvise")
 
 
 def balloon(size: int | str | None = None, *, think: int | str = "0ns", **others: Any) -> Storm:
@@ -194,8 +186,8 @@ def balloon(size: int | str | None = None, *, think: int | str = "0ns", **others
         `size` is not a multiple of 4 KiB, or is nothing.
     """
     if size is not None:
-        others = {"limit": _blocks(size, 0)} | others
-    return _storm("closed_loop", others, think=think, span=format_size(PAGE), action="madvise")
+        others = {"limit": blocks_of(size, 0)} | others
+    return preset("closed_loop", others, think=think, span=format_size(PAGE), action="madvise")
 
 
 def free_page_reporting(
@@ -239,20 +231,20 @@ def free_page_reporting(
     Defaults: mm/page_reporting.c, page_reporting_order (pageblock_order, 9 on x86), PAGE_REPORTING_DELAY (2 *
     HZ) and the budget of page_reporting_cycle; include/linux/page_reporting.h, PAGE_REPORTING_CAPACITY.
     """
-    _order(page_reporting_order, "page_reporting_order")
-    blocks = _blocks(free, page_reporting_order, "free")
+    buddy_order(page_reporting_order, "page_reporting_order")
+    blocks = blocks_of(free, page_reporting_order, "free")
     delay_ps = parse_time(page_reporting_delay)
     if delay_ps <= PASS_PS:
         what = f"{page_reporting_delay!r} is no longer than a pass; nearest is '2ms'"
         raise InputError(what, "page_reporting_delay")
     budget = -(-blocks // (PAGE_REPORTING_CAPACITY * BUDGET_SHARE))
     a_pass = min(blocks, PAGE_REPORTING_CAPACITY * (budget + 1))
-    return _storm(
+    return preset(
         "bursts",
         {"limit": blocks} | others,
         span=format_size(PAGE << page_reporting_order),
         action="madvise",
-        **_passes(a_pass, delay_ps),
+        **passes(a_pass, delay_ps),
     )
 
 
@@ -276,44 +268,4 @@ def fork(memory: int | str = "1GiB", *, rate: str = "1/s", **others: Any) -> Sto
     Storm
         Periodic, over all memory.
     """
-    return _storm("periodic", {"offset": "0B"} | others, rate=rate, span=memory, action="fork")
-
-
-def _storm(arrival: str, others: dict[str, Any], **fields: Any) -> Storm:
-    """Return a storm without a hold of its own; what the user says goes before a preset's fields."""
-    return Storm(**{"arrival": arrival, "hold": "0ns"} | fields | others)
-
-
-def _passes(calls: int, interval_ps: int) -> dict[str, str]:
-    """Return the fields of bursts that have on average so many calls an interval."""
-    off = format_time(interval_ps - PASS_PS)
-    return {"rate": _rate(calls, PASS_PS), "on": format_time(PASS_PS), "off": off}
-
-
-def _rate(calls: int, time_ps: int) -> str:
-    """Return a rate of so many calls in a time, to a millionth of a call a second."""
-    millionths = (calls * 10**18 + time_ps // 2) // time_ps
-    return f"{millionths // 10**6}.{millionths % 10**6:06d}".rstrip("0").rstrip(".") + "/s"
-
-
-def _at_least(least: int, value: int, name: str) -> int:
-    """Return a number that is one and not too small."""
-    if type(value) is not int or value < least:
-        raise InputError(f"{value!r} is not a whole number of at least {least}; nearest is {least}", name)
-    return value
-
-
-def _order(order: int, name: str) -> None:
-    """Hold an order to what the buddy allocator has."""
-    if type(order) is not int or not 0 <= order <= MAX_PAGE_ORDER:
-        near = MAX_PAGE_ORDER if type(order) is int and order > 0 else 0
-        raise InputError(f"{order!r} is not from 0 to {MAX_PAGE_ORDER}; nearest is {near}", name)
-
-
-def _blocks(size: int | str, order: int, name: str = "size") -> int:
-    """Return how many blocks a size has."""
-    count, rest = divmod(parse_size(size), PAGE << order)
-    if rest or not count:
-        near, block = format_size(max(1, count) * (PAGE << order)), format_size(PAGE << order)
-        raise InputError(f"{size!r} is not a multiple of {block}; nearest is {near!r}", name)
-    return count
+    return preset("periodic", {"offset": "0B"} | others, rate=rate, span=memory, action="fork")
