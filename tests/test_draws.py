@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from kvmpfn.core import layout as L
-from kvmpfn.core.draws import GAP, GFN, KIND, PLACE, below, chance, exponential, permute, philox
+from kvmpfn.core.draws import GAP, GFN, KIND, PLACE, below, chance, exponential, permute, philox, split, word
 from kvmpfn.core.ln_table import LN2_Q40, MINUS_LN_Q40
 
 DRAWS = 20_000
@@ -60,6 +60,9 @@ def test_below_is_the_high_half_of_a_product(seed: int, actor: int, n: int, boun
     """A range is (u64 * bound) >> 64, without the overflow."""
     w = words(seed)
     assert below(w, actor, PLACE, n, bound) == raw(w, actor, PLACE, n) * bound >> 64
+    product = raw(w, actor, PLACE, n) * bound
+    assert split(w, actor, PLACE, n, bound) == (product >> 64, product % (1 << 64) >> 16)
+    assert word(w, actor, PLACE, n) == raw(w, actor, PLACE, n) >> 32
 
 
 @pytest.mark.parametrize("bound", [2, 10, 97])

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from kvmpfn.scenario import Scenario
+from kvmpfn.workloads import KINDS
+
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
-DOCUMENTS = ("README.md", "docs/model.md", "docs/protocol.md", "docs/fault-paths.md")
+DOCUMENTS = ("README.md", "docs/model.md", "docs/protocol.md", "docs/fault-paths.md", "docs/workloads.md")
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -18,7 +21,7 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/fault-paths.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/fault-paths.md", "docs/workloads.md"])
 def test_example_runs(repo_root: Path, document: str) -> None:
     """Every python example runs in a process of its own, and says something."""
     examples = blocks((repo_root / document).read_text(encoding="utf-8"), "python")
@@ -29,6 +32,26 @@ def test_example_runs(repo_root: Path, document: str) -> None:
         )
         assert run.returncode == 0, run.stderr
         assert run.stdout
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_scenario_files_load(repo_root: Path, document: str) -> None:
+    """Every scenario file that a document shows is one."""
+    for example in blocks((repo_root / document).read_text(encoding="utf-8"), "toml"):
+        Scenario.from_toml(example)
+
+
+def test_every_workload_is_listed(repo_root: Path) -> None:
+    """The table of workloads has all kinds and all their knobs, and no others."""
+    text = (repo_root / "docs/workloads.md").read_text(encoding="utf-8")
+    rows = [
+        row.split("|")[1:4:2] for row in re.findall(r"^\|.*\|$", text.partition("\nAll but")[0], re.MULTILINE)
+    ]
+    found = {
+        re.findall(r"`(\w+)`", kinds)[0]: set(re.findall(r"`(\w+)`", knobs)) for kinds, knobs in rows[2:]
+    }
+    common = {"kind", "think", "think_dist", "writes", "execs"}
+    assert found == {kind: set(cls.model_fields) - common for kind, cls in KINDS.items()}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -19,7 +19,16 @@ BASE = Scenario(
     seed=1,
 )
 
-works = st.one_of(
+shares = {"writes": st.floats(0, 0.5), "execs": st.floats(0, 0.5), "accesses": st.integers(1, 1 << 40)}
+phases = st.one_of(
+    st.builds(workloads.strided, stride=st.sampled_from(["4KiB", "2MiB"]), **shares),
+    st.builds(
+        workloads.zipf, exponent=st.floats(0, 8), order=st.sampled_from(["random", "sequential"]), **shares
+    ),
+    st.builds(
+        workloads.hot_cold, hot_memory=st.floats(0, 1), drift=st.sampled_from(["0B", "2MiB"]), **shares
+    ),
+    st.builds(workloads.pointer_chase, footprint=st.sampled_from([None, "64MiB"]), **shares),
     st.builds(
         workloads.demand_paging,
         order=st.sampled_from(["sequential", "random"]),
@@ -31,6 +40,9 @@ works = st.one_of(
     st.builds(
         workloads.snapshot_restore, working_set=st.sampled_from(["64MiB", 4096]), writes=st.floats(0, 1)
     ),
+)
+works = phases | st.builds(
+    workloads.phases, st.lists(phases, min_size=1, max_size=3), repeat=st.integers(1, 9)
 )
 others = {
     "span": st.sampled_from(["4KiB", "1MiB"]),

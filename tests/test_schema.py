@@ -111,6 +111,10 @@ OWN = Host.load("milan_2s").replace(name="mine").plain()
         {"host": OWN},
         {"fault_path": {"reference": "none"}, "pml": False},
         {"workload": {"kind": "replay", "vcpus": [[[0, 1, 0]], []]}, "vcpus": 2},
+        {"workload": "zipf", "until": "1ms"},
+        {"workload": {"kind": "hot_cold", "execs": 0.5, "drift": "2MiB", "accesses": 9}},
+        {"workload": {"kind": "phases", "phases": ["strided", {"kind": "uniform"}]}, "until": 7},
+        {"workload": {"kind": "phases", "phases": "demand_paging", "repeat": 2}},
     ],
 )
 def test_what_it_takes_a_scenario_takes(fields: dict[str, Any]) -> None:
@@ -142,6 +146,10 @@ def test_what_it_takes_a_scenario_takes(fields: dict[str, Any]) -> None:
         {"workload": "replay"},
         {"workload": {"order": "random"}},
         {"workload": {"kind": "uniform", "write": 1}, "until": 7},
+        {"workload": {"kind": "zipf", "exponent": 9}, "until": "1ms"},
+        {"workload": "phases"},
+        {"workload": {"kind": "phases", "phases": []}},
+        {"workload": {"kind": "phases", "phases": [{"kind": "phases", "phases": ["strided"]}]}},
         {"workload": {"kind": "uniform", "writes": 2}, "until": 7},
         {"storms": [{"rate": "1k/s"}]},
         {"storms": [{"arrival": "poison", "rate": "1k/s"}]},
