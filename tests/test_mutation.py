@@ -17,7 +17,6 @@ NEVER = {
     "stopped",  # no step: what an actor is when it takes none
     "retry.pre_gup.seq",  # the sequence is noted and tested in the same step
     "fault.mn_lock",  # a notifier's own line
-    "zap.page_table", "zap.dirty_bitmap", "zap.host", "zap.host_folio",  # a notifier installs nothing
 }  # fmt: skip
 """What no run can count."""
 

@@ -183,7 +183,7 @@ def test_actors_get_threads():
         ),
         (
             {"memory": [{"size": "1GiB", "backing": "anom"}]},
-            "memory.0.backing: 'anom' is not one of anon, thp",
+            "memory.0.backing: 'anom' is not one of anon, ksm",
         ),
         ({"memory": [{"siz": "1GiB"}]}, "memory.0: unknown key 'siz'; nearest is 'size'"),
         ({"storms": [{"arrival": "poison"}]}, "storms.0.arrival: 'poison' is not one of poisson"),

@@ -309,8 +309,8 @@ def install(w, a):
     state = pte & L.P_STATE
     t = set_pte(w, a, r, gfn, t)
     if state == L.P_PROTNONE:
-        shared = (pte & (L.P_ZERO | L.P_KSM)) != 0 or ((pte & L.P_FILE) != 0 and w[r + L.R_PRIVATE] != 0)
-        w[addr] = (pte & ~L.P_STATE) | (L.P_RO if shared else L.P_RW)
+        private_file = (pte & L.P_FILE) != 0 and w[r + L.R_PRIVATE] != 0
+        w[addr] = (pte & ~L.P_STATE) | (L.P_RO if private_file else L.P_RW)
     elif state == L.P_ABSENT and maps_file(w, a, r):
         new_frame(w, a, r, addr, gfn, L.P_RO if w[r + L.R_PRIVATE] else L.P_RW, 1)
         w[a + L.V_AROUND] = gfn

@@ -163,9 +163,9 @@ FAULTS = (
     ),
     Fault(
         "page_fault.py",
-        "        w[a + L.V_LEVEL] = level  # disallowed",
-        "        w[a + L.V_LEVEL] += 0  # disallowed",
-        "a table at the goal does not lower the goal",
+        "    if w[table + L.TABLE_NX]:\n",
+        "    if w[table + L.TABLE_NX] < 0:\n",
+        "a huge leaf takes the place of a table that an execution needed",
     ),
     Fault(
         "page_fault.py",
@@ -181,14 +181,14 @@ FAULTS = (
     ),
     Fault(
         "page_fault.py",
-        "    schedule(w, a, L.PC_FINISH, put_folio(w, a, t))\n",
-        "    schedule(w, a, L.PC_FINISH, t)\n",
+        "    t = put_folio(w, a, t)\n    call",
+        "    call",
         "a put too few: the reference is leaked",
     ),
     Fault(
         "page_fault.py",
-        "    if w[w[a + L.V_LEAF]] != old:\n",
-        "    if w[w[a + L.V_LEAF]] < 0:\n",
+        "    if w[w[a + L.V_LEAF]] != old or unlinked",
+        "    if unlinked",
         "the leaf's cmpxchg never fails",
     ),
     Fault(
@@ -212,8 +212,8 @@ FAULTS = (
     ),
     Fault(
         "tdp_mmu.py",
-        "    if w[L.M_SPTE_BIT] != L.BIT_NONE and (spte & L.SPTE_REFCOUNTED) == 0:\n",
-        "    if spte < 0:\n",
+        "    if w[L.M_SPTE_BIT] != L.BIT_NONE and (spte & L.SPTE_REFCOUNTED) == 0:\n        return 0\n",
+        "    if spte < 0:\n        return 0\n",
         "the zap does not look at the refcounted bit",
     ),
     Fault(
@@ -224,28 +224,28 @@ FAULTS = (
     ),
     Fault(
         "tdp_mmu.py",
-        "    count(w, a, L.K_PAGES_4K + level - 2, 512)\n",
-        "    count(w, a, L.K_PAGES_4K + level - 2, 511)\n",
+        "ride_page_stats(w, a, level - 1, 512, t)",
+        "ride_page_stats(w, a, level - 1, 511, t)",
         "a split page has one leaf too few",
     ),
     # GUP and the host's fault
     Fault(
         "faultin.py",
-        "    if pte != w[a + L.V_PTE]:\n",
+        "    if pte != w[a + L.V_PTE] or folio_of(w, r, w[a + L.V_GFN], pte) != folio:\n",
         "    if pte < 0:\n",
         "fast GUP does not look at the entry again",
     ),
     Fault(
         "faultin.py",
-        "    if state == L.P_ABSENT and not w[a + L.V_COW]:\n",
-        "    if state == L.P_ABSENT:\n",
-        "a copy-on-write installs its page where the entry is gone",
+        "        return pte == old\n",
+        "        return True\n",
+        "the host's fault installs its page whatever has become of the entry",
     ),
     Fault(
         "faultin.py",
-        "        read_only = (pte & L.P_ZERO) != 0 or ((pte & L.P_FILE) != 0 and w[r + L.R_PRIVATE] != 0)\n",
-        "        read_only = (pte & L.P_FILE) != 0 and w[r + L.R_PRIVATE] != 0\n",
-        "a hinting fault makes the zero page writable",
+        "(L.P_RO if private_file else L.P_RW)",
+        "L.P_RW",
+        "a hinting fault makes a private file's page writable",
     ),
     Fault(
         "faultin.py",
@@ -285,21 +285,194 @@ FAULTS = (
     ),
     # Storm clients
     Fault(
-        "clients.py",
+        "host_ops.py",
         "max(w[L.NOW], w[a + L.S_HOLD_T0] + w[a + L.S_HOLD])",
         "w[L.NOW]",
         "the hold ends with the last entry",
     ),
     Fault(
-        "clients.py",
-        "        return state == L.P_RW or state == L.P_RO\n",
-        "        return state == L.P_RW\n",
+        "host_ops.py",
+        "        return plain and (state == L.P_RW or state == L.P_RO)\n",
+        "        return plain and state == L.P_RW\n",
         "NUMA balancing leaves read-only entries alone",
     ),
     Fault(
-        "clients.py",
-        "                if w[folio_of(w, r, gfn, pte) + L.FOLIO_STATE] >= L.F_REF_ONE:\n",
-        "                if w[folio_of(w, r, gfn, pte) + L.FOLIO_STATE] < 0:\n",
+        "host_ops.py",
+        "    return w[folio_of(w, r, gfn, pte) + L.FOLIO_STATE] >= L.F_REF_ONE\n",
+        "    return w[folio_of(w, r, gfn, pte) + L.FOLIO_STATE] < 0\n",
         "migration moves pages that KVM holds",
+    ),
+    Fault(
+        "host_ops.py",
+        "(pte & (L.P_ZERO | L.P_KSM)) == 0 and",
+        "(pte & L.P_ZERO) == 0 and",
+        "NUMA balancing takes pages that KSM has merged",
+    ),
+    Fault(
+        "host_ops.py",
+        "L.P_RO) and referenced(w, r, gfn, pte):\n",
+        "L.P_RO):\n",
+        "KSM gives every page up",
+    ),
+    Fault(
+        "host_ops.py",
+        "plain | L.P_ABSENT | L.P_SWAP | L.P_FREED",
+        "plain | L.P_ABSENT | L.P_FREED",
+        "what was swapped out is forgotten",
+    ),
+    Fault(
+        "host_ops.py",
+        "    elif action == L.ACT_MPROTECT and w[a + L.S_ROUND] == 0:\n",
+        "    elif action < 0:\n",
+        "mprotect does not allow writing again",
+    ),
+    Fault(
+        "clients.py",
+        "    if w[a + L.S_SCAN] >= w[vm + L.PAGES]:\n",
+        "    if w[a + L.S_SCAN] > w[vm + L.PAGES]:\n",
+        "a scan does not begin anew",
+    ),
+    Fault(
+        "clients.py",
+        "moves_pages(action) and not any_wanted(w, a, r):\n",
+        "moves_pages(action) and action < 0:\n",
+        "the notifier is called for pages that are not mapped",
+    ),
+    # Huge pages of the host that do not stay
+    Fault(
+        "thp.py",
+        "    return first < w[a + L.S_START] or first + unit > w[a + L.S_END]\n",
+        "    return False\n",
+        "a huge page is not split for a part of it",
+    ),
+    Fault(
+        "thp.py",
+        "w[table + i] = pte | L.P_COMPOUND if whole else pte",
+        "w[table + i] = pte",
+        "the pages of a split huge page are no longer one folio",
+    ),
+    Fault(
+        "thp.py",
+        "(pte & L.P_STATE) == L.P_MIGRATION or (pte & L.P_SWAP) != 0:",
+        "(pte & L.P_STATE) == L.P_MIGRATION:",
+        "khugepaged collapses what is swapped out",
+    ),
+    Fault(
+        "thp.py",
+        "        if w[folio_in(w, r, gfn + i, pte, table) + L.FOLIO_STATE] >= L.F_REF_ONE:\n",
+        "        if pte < 0:\n",
+        "khugepaged moves pages that KVM holds",
+    ),
+    Fault(
+        "thp.py",
+        "(512 - pages) * private",
+        "(511 - pages) * private",
+        "a collapsed page has a small page too few",
+    ),
+    # Replaced tables
+    Fault(
+        "page_fault.py",
+        "    for _ in range(leaves - 1):\n",
+        "    for _ in range(0):\n",
+        "the leaves of a replaced table count as one",
+    ),
+    Fault(
+        "tdp_mmu.py",
+        "            w[table + i] = (old & ~L.SPTE_PRESENT) | L.SPTE_REMOVED\n",
+        "            w[table + i] = L.SPTE_REMOVED\n",
+        "the leaves of a replaced table mark nothing",
+    ),
+    # References that are put later
+    Fault(
+        "references.py",
+        "    while slot < end and w[slot + L.BATCH_FOLIO] != w[a + L.V_FOLIO]:\n",
+        "    while slot < end:\n",
+        "a batch takes an atomic for each reference",
+    ),
+    Fault(
+        "references.py",
+        "refs * t - w[slot + L.BATCH_T0]",
+        "t - w[slot + L.BATCH_T0]",
+        "a batch counts the time of one reference",
+    ),
+    Fault(
+        "page_fault.py",
+        "w[a + L.V_BATCH_REFS] >= w[L.M_PUT_BATCH]",
+        "w[a + L.V_BATCH_REFS] > w[L.M_PUT_BATCH]",
+        "a batch holds one reference too many",
+    ),
+    Fault(
+        "page_fault.py",
+        "    if w[a + L.V_BATCH_COUNT] > 0:\n",
+        "    if w[a + L.V_BATCH_COUNT] < 0:\n",
+        "a vCPU stops with references in its batch",
+    ),
+    # The dirty log
+    Fault(
+        "dirty_log.py",
+        "L.WRITE or (spte & L.SPTE_D) != 0:\n",
+        "L.WRITE:\n",
+        "hardware logs each write, not the first",
+    ),
+    Fault(
+        "dirty_log.py",
+        "    bit = L.SPTE_D if w[L.PML] and level == 1 else L.SPTE_W\n",
+        "    bit = L.SPTE_W\n",
+        "with PML the log is cleared by write protection",
+    ),
+    Fault(
+        "dirty_log.py",
+        "        w[v + L.V_OWED] += w[L.C_EXIT] + w[L.C_ENTRY]\n",
+        "        w[v + L.V_OWED] += w[L.C_EXIT]\n",
+        "a vCPU that is kicked for its log enters for nothing",
+    ),
+    Fault(
+        "dirty_log.py",
+        "            w[low + 1] = 0\n",
+        "            w[low + 1] += 0\n",
+        "half of the log is never cleared",
+    ),
+    Fault(
+        "dirty_log.py",
+        "    if spte & bit & L.SPTE_D and zapped_folio(w, a, gfn, spte) != 0:\n",
+        "    if spte < 0:\n",
+        "a cleared D bit is lost",
+    ),
+    Fault(
+        "page_fault.py",
+        "    if w[a + L.V_PML_COUNT] > 0:\n",
+        "    if w[a + L.V_PML_COUNT] > 9:\n",
+        "an exit leaves a short log in the buffer",
+    ),
+    Fault(
+        "host_mm.py",
+        "    if w[folio + L.FOLIO_STATE] & L.F_RESERVED:\n",
+        "    if w[folio + L.FOLIO_STATE] < 0:\n",
+        "a reserved page is marked dirty",
+    ),
+    # Workloads
+    Fault(
+        "workload.py",
+        "    if index < long_lanes * (short + 1):\n",
+        "    if index < long_lanes * short:\n",
+        "strides that do not divide memory come back to a page",
+    ),
+    Fault(
+        "workload.py",
+        "    if fraction >= w[row]:\n",
+        "    if fraction > w[row] * 2:\n",
+        "the alias table is not asked",
+    ),
+    Fault(
+        "workload.py",
+        "start = (m // w[phase + L.PH_DRIFT_EVERY])",
+        "start = (n // w[phase + L.PH_DRIFT_EVERY])",
+        "a window that drifts begins where an earlier phase left it",
+    ),
+    Fault(
+        "workload.py",
+        "        elif high < writes + execs:\n",
+        "        elif high < execs:\n",
+        "executions are too few",
     ),
 )
