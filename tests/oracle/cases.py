@@ -15,21 +15,23 @@ from kvmpfn.workloads import Workload, demand_paging, replay, snapshot_restore, 
 MECHANISMS = {
     name: (False, True) if "Literal" not in str(field.annotation) else get_args(field.annotation)
     for name, field in FaultPath.model_fields.items()
-    if name not in ("preset", "name")
-}
+    if name not in ("preset", "name", "put_batch")
+} | {"put_batch": (2, 3, 31)}
 """Every mechanism and its values."""
 
 SMALL = ("16KiB", "16KiB", "64KiB", "256KiB")
-HUGE = {"thp": ("2MiB", "4MiB"), "hugetlb_2m": ("2MiB", "4MiB"), "hugetlb_1g": ("1GiB",)}
+LARGE = ("2MiB", "4MiB")
 
-paths = st.one_of(
-    st.sampled_from(list(PRESETS)),
-    st.tuples(st.sampled_from(list(PRESETS)), st.sampled_from(list(MECHANISMS))).flatmap(
-        lambda chosen: st.sampled_from(MECHANISMS[chosen[1]]).map(
-            lambda value: FaultPath(chosen[0], **{chosen[1]: value})
-        )
-    ),
-)
+
+def changed(path: FaultPath) -> st.SearchStrategy[FaultPath]:
+    """A path with one mechanism more that differs."""
+    return st.sampled_from(list(MECHANISMS)).flatmap(
+        lambda name: st.sampled_from(MECHANISMS[name]).map(lambda value: path.replace(**{name: value}))
+    )
+
+
+presets = st.sampled_from(list(PRESETS)).map(FaultPath)
+paths = st.one_of(presets, presets.flatmap(changed), presets.flatmap(changed).flatmap(changed))
 
 
 @st.composite
@@ -54,13 +56,18 @@ def regions(draw: Any, backings: tuple[str, ...]) -> Region:
     if backing != "hugetlb_1g" or fields["congruent"]:
         fields["mapped"] = draw(st.booleans())
     fields["writable"] = draw(st.sampled_from([True, True, True, False]))
-    size = draw(st.sampled_from(HUGE.get(backing, SMALL)))
     if backing == "page_cache":
         fields["folio_order"] = draw(st.integers(0, 2))
         fields["mapping"] = draw(st.sampled_from(["private", "shared"]))
         fields["fault_around"] = draw(st.sampled_from(["4KiB", "16KiB", "64KiB"]))
-        fields["shared_between_vms"] = draw(st.sampled_from([None, False]))
-    return Region(size, **fields)
+    if backing in ("dax", "pfnmap"):
+        fields["folio_order"] = draw(st.sampled_from([0, 9]))
+    if backing in ("page_cache", "dax", "ksm"):
+        fields["shared_between_vms"] = draw(st.sampled_from([None, False, True]))
+    if backing == "hugetlb_1g":
+        return Region("1GiB", **fields)
+    large = backing in ("thp", "hugetlb_2m") or fields.get("folio_order") == 9
+    return Region(draw(st.sampled_from(LARGE if large else SMALL)), **fields)
 
 
 @st.composite
@@ -77,10 +84,13 @@ def storms(draw: Any, actions: tuple[str, ...], pages: int, vms: int, ended: boo
             ]
         )
     )
-    span = min(draw(st.sampled_from([1, 2, 5, 16, 64])), pages)
+    span = min(draw(st.sampled_from([1, 2, 5, 16, 64, 600])), pages)
     fields: dict[str, Any] = {"span": span * 4096}
-    if draw(st.booleans()):
+    place = draw(st.sampled_from(["offset", "random", "scan"]))
+    if place == "offset":
         fields["offset"] = draw(st.integers(0, min(pages - span, 700))) * 4096
+    else:
+        fields["place"] = place
     fields["hold"] = draw(st.sampled_from(["0ns", "300ns", "2us", "15us"]))
     fields["action"] = draw(st.sampled_from(actions))
     # Some storms without an end would keep a fault in the handler for ever.
@@ -133,7 +143,8 @@ THEMES: dict[str, tuple[str, ...]] = {
     "anonymous": ("anon",),
     "huge": ("thp", "hugetlb_2m", "hugetlb_1g"),
     "transparent": ("thp",),
-    "files": ("page_cache",),
+    "files": ("page_cache", "dax"),
+    "few folios": ("ksm", "zero_page", "dax"),
     "pfnmap": ("pfnmap", "pfnmap_struct_page", "tail_pages"),
     "mixed": tuple(BACKINGS),
 }
@@ -149,17 +160,24 @@ def scenarios(draw: Any, backings: tuple[str, ...]) -> Scenario:
     pages = sum(region.pages for region in memory)
     workload = draw(workloads(pages, vcpus))
     ended = getattr(workload, "accesses", 1) is not None and pages <= 128
-    actions = ["madvise", "numa_balancing", "age"]
-    if all(region.backing in ("anon", "thp") for region in memory):
-        actions += ["migration", "migration"]
-    if all(region.backing in ("anon", "page_cache") and region.mapping == "private" for region in memory):
+    logging = draw(st.booleans())
+    actions = ["madvise", "numa_balancing", "age", "mprotect"]
+    backed = {region.backing for region in memory}
+    if backed <= {"anon", "ksm", "zero_page", "thp"}:
+        actions += ["migration", "reclaim", "ksm"]
+    if backed == {"thp"}:
+        actions += ["khugepaged", "khugepaged"]
+    if logging:
+        actions += ["clear_dirty_log", "clear_dirty_log"]
+    # A huge page that a fork has made read-only would have to be copied.
+    small = {"anon", "ksm", "zero_page", "page_cache"}
+    if backed <= small and not any(region.is_shared_file for region in memory):
         actions += ["fork"]
     wanted = draw(st.lists(storms(tuple(actions), pages, vms, ended), max_size=3))
     pinned = [storm.cpu for storm in wanted if storm.cpu is not None]
     if len(pinned) != len(set(pinned)):
         wanted = [storm.replace(cpu=None) for storm in wanted]
     # Splitting a mapped 1G page into 4K leaves at the start makes too many for a small case.
-    logging = draw(st.booleans())
     giant = any(region.backing == "hugetlb_1g" and region.mapped for region in memory)
     return Scenario(
         host=draw(hosts()),
@@ -173,6 +191,7 @@ def scenarios(draw: Any, backings: tuple[str, ...]) -> Scenario:
         levels=draw(st.sampled_from([4, 5])),
         dirty_logging=logging,
         eager_page_split=draw(st.booleans()) and not (logging and giant),
+        initially_all_set=draw(st.booleans()),
         pml=draw(st.sampled_from(["auto", True, False])),
         nx_huge_pages=draw(st.sampled_from(["auto", True, False])),
         preempt=draw(st.sampled_from(["voluntary", "none", "full"])),

@@ -1,7 +1,7 @@
 """One attempt at a fault, from the handler's entry to the guest's (docs/model.md 8).
 
-Named after the kernel's functions: kvm_tdp_page_fault, fast_page_fault, is_page_fault_stale, kvm_tdp_mmu_map,
-tdp_mmu_map_handle_target_level, kvm_mmu_finish_page_fault.
+Named after the kernel's functions: kvm_tdp_page_fault, fast_page_fault, is_page_fault_stale,
+kvm_mmu_finish_page_fault.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from oracle import faultin, notifier
+from oracle import dirty_log, faultin, tdp_mmu
 from oracle.actor import Steps
-from oracle.memory import Folio
-from oracle.tables import FROZEN, Entry, Leaf
+from oracle.folio import Folio
+from oracle.outcome import FIXED, RETRY, SPURIOUS
 
 if TYPE_CHECKING:
+    from oracle.locks import PageTableLock
+    from oracle.memory import HostRegion
     from oracle.vcpu import Vcpu
-
-RETRY, FIXED, SPURIOUS, EMULATE, ERROR = "retry", "fixed", "spurious", "emulate", "error"
 
 
 @dataclass
@@ -32,6 +32,8 @@ class Fault:
         The page that was taken.
     held : list of (Folio, int)
         References, and since when; two for a moment in an upgrade.
+    ptl : PageTableLock
+        The page-table lock that it took last.
     looks : int
         How often the host was asked to make the page ready.
     """
@@ -41,6 +43,7 @@ class Fault:
     writable: bool = False
     folio: Folio | None = None
     held: list[tuple[Folio, int]] = field(default_factory=list)
+    ptl: PageTableLock | None = None
     looks: int = 0
 
     def take(self, generation: int, folio: Folio | None, *, writable: bool) -> None:
@@ -53,13 +56,40 @@ class Fault:
         self.held.append((folio, cpu.t))
         cpu.count("gets")
 
+    def lock(self, cpu: Vcpu, region: HostRegion) -> Steps:
+        """Take the page-table lock of the host entry as it is now."""
+        self.ptl = region.ptl(cpu.gfn)
+        yield from self.ptl.lock(cpu)
+
     def put(self, cpu: Vcpu, *, first: bool = False) -> None:
         """put_page: give the last reference back; or the first, as an upgrade does beside its second get."""
         folio, since = self.held.pop(0 if first else -1)
         (cpu.ride_along if first else cpu.add)(folio.line, "folio", "folio")
-        folio.in_flight -= 1
-        cpu.count("puts")
-        cpu.count("reference_hold_ps", cpu.t - since)
+        put(cpu, folio, since)
+
+    def release(self, cpu: Vcpu) -> None:
+        """Give KVM's reference back, or put it off."""
+        if cpu.batch.size > 1:
+            cpu.batch.add(*self.held.pop())
+        else:
+            self.put(cpu)
+
+
+def put(cpu: Vcpu, folio: Folio, since: int) -> None:
+    """Hold a reference no more, whose atomic has just ended."""
+    folio.in_flight -= 1
+    cpu.count("puts")
+    cpu.count("reference_hold_ps", cpu.t - since)
+
+
+def drain_puts(cpu: Vcpu) -> Steps:
+    """Put what the batch holds: folio_put_refs, one atomic for all references to a folio."""
+    while cpu.batch.since:
+        yield from cpu.step("drain_puts")
+        folio = next(iter(cpu.batch.since))
+        cpu.add(folio.line, "folio", "folio")
+        for since in cpu.batch.since.pop(folio):
+            put(cpu, folio, since)
 
 
 def handle(cpu: Vcpu, *, was_present: bool) -> Steps:
@@ -83,12 +113,11 @@ def handle(cpu: Vcpu, *, was_present: bool) -> Steps:
         if marks:
             fault.folio.mark_accessed(cpu, cpu.world.lru)
         if fault.held:
-            fault.put(cpu)
+            fault.release(cpu)
+    if cpu.batch.full:
+        yield from drain_puts(cpu)
     yield from cpu.step("finish")
-    if cpu.flush_requested:
-        cpu.flush_requested = False
-        cpu.add(cpu.request_line, "vcpu_request", "flush")
-        cpu.work("flush_tlb", "flush")
+    cpu.serve_flush_request()
     cpu.local(2, "handler")
     cpu.work("handler_return", "handler")
     cpu.work("entry", "exit_entry")
@@ -98,29 +127,24 @@ def handle(cpu: Vcpu, *, was_present: bool) -> Steps:
 
 def fast_page_fault(cpu: Vcpu) -> Steps:
     """fast_page_fault: a write to a leaf that lacks only W; return the outcome, None to go the slow way."""
-    scenario, tables = cpu.world.scenario, cpu.vm.tables
+    logging, tables = cpu.world.scenario.dirty_logging, cpu.vm.tables
     yield from cpu.step("fast_page_fault")
-    level, leaf = tables.leaf(cpu.gfn)
-    line = tables.line(level, cpu.gfn)
+    sptep = tables.walk(cpu.gfn)
+    leaf = sptep.leaf
     if leaf and leaf.w:
-        cpu.load(line, "spte")
+        cpu.load(sptep.line, "spte")
         cpu.count("pf_fast")
         return SPURIOUS
-    if not leaf or not leaf.mmu_writable or (level > 1 and scenario.dirty_logging):
-        cpu.load(line, "spte")
+    if not leaf or not leaf.mmu_writable or (sptep.level > 1 and logging):
+        cpu.load(sptep.line, "spte")
         return None
-    cpu.cas(line, "spte", "spte")
-    tables.set(level, cpu.gfn, leaf.but(w=True))
+    cpu.cas(sptep.line, "spte", "spte")
+    tables.set(sptep, leaf.but(w=True))
     cpu.count("pf_fast")
-    if scenario.dirty_logging:
+    if logging:
         yield from cpu.step("fast_dirty")
-        mark_page_dirty(cpu)
+        dirty_log.mark_page(cpu, cpu.gfn)
     return FIXED
-
-
-def mark_page_dirty(cpu: Vcpu) -> None:
-    """mark_page_dirty_in_slot: set_bit_le in the memslot's dirty bitmap."""
-    cpu.add(cpu.vm.region(cpu.gfn).dirty_line(cpu.gfn), "dirty_bitmap", "dirty_log")
 
 
 def load_seq(cpu: Vcpu) -> None:
@@ -153,7 +177,7 @@ def tdp_page_fault(cpu: Vcpu, fault: Fault) -> Steps:
         return outcome
     if path.reference == "early_put" and fault.held:
         yield from cpu.step("early_put")
-        fault.put(cpu)
+        fault.release(cpu)
     if path.prechecks:
         yield from cpu.step("precheck")
         load_seq(cpu)
@@ -176,7 +200,7 @@ def locked(cpu: Vcpu, fault: Fault) -> Steps:
         load_seq(cpu)
         outcome = RETRY if stale(cpu, fault, "locked") else None
     if outcome is None:
-        outcome = yield from tdp_mmu_map(cpu, fault)
+        outcome = yield from tdp_mmu.map_page(cpu, fault)
     retried = outcome == RETRY
     dirty = path.dirty_marking == "at_map" and fault.writable and not retried
     marks = path.accessed_marking in ("locked_release", "before_unlock") and lru != "off"
@@ -189,123 +213,5 @@ def locked(cpu: Vcpu, fault: Fault) -> Steps:
         if marks:
             fault.folio.mark_accessed(cpu, lru)
         if puts:
-            fault.put(cpu)
+            fault.release(cpu)
     return outcome
-
-
-def goal_level(cpu: Vcpu) -> int:
-    """kvm_mmu_hugepage_adjust: the largest level that the host entry, the slot and the log allow."""
-    region, world = cpu.vm.region(cpu.gfn), cpu.world
-    nx_split = cpu.executes and world.scenario.nx_huge_pages_on
-    if region.pte(cpu.gfn).state == "absent" or world.scenario.dirty_logging or nx_split:
-        return 1
-    return region.level if region.congruent else 1
-
-
-def tdp_mmu_map(cpu: Vcpu, fault: Fault) -> Steps:
-    """kvm_tdp_mmu_map: walk, make tables, set the leaf; return the outcome."""
-    world, tables, gfn = cpu.world, cpu.vm.tables, cpu.gfn
-    goal = goal_level(cpu)
-    while True:
-        level, seen = tables.lowest(gfn)
-        cpu.spend(cpu.private("table_load", tables.levels - level + 1), "walk")
-        if seen == FROZEN:
-            return race(cpu, "frozen")
-        if level <= goal:
-            break
-        if isinstance(seen, Leaf) and world.path.huge_split == "zap":
-            lost = yield from zap_huge(cpu, level, seen)
-        else:
-            cpu.work("table_alloc", "walk")
-            lost = yield from link_table(cpu, level, seen)
-        if lost:
-            return race(cpu, lost)
-    cpu.load(tables.line(level, gfn), "spte")
-    cpu.work("handler_map", "handler")
-    yield from cpu.step("leaf")
-    if world.path.early_spurious and isinstance(seen, Leaf) and seen.grants(cpu.writes, cpu.executes):
-        return SPURIOUS
-    new = make_spte(cpu, fault, level, seen)
-    if world.scenario.dirty_logging and new.w:
-        mark_page_dirty(cpu)
-        yield from cpu.step("set_leaf")
-    if new == seen:
-        return SPURIOUS
-    line = tables.line(level, gfn)
-    if world.path.mmu_lock == "exclusive":
-        cpu.store(line, "spte")
-    else:
-        cpu.cas(line, "spte", "spte")
-    if tables.get(level, gfn) != seen:
-        return race(cpu, "leaf")
-    tables.set(level, gfn, new)
-    if not isinstance(seen, Leaf):
-        cpu.count("installs")
-        yield from cpu.step("stats")
-        cpu.add(cpu.vm.stat_line, "stat_pages", "stat_pages")
-    return FIXED
-
-
-def race(cpu: Vcpu, what: str) -> str:
-    """Count a lost race."""
-    cpu.count(f"retry.race.{what}")
-    return RETRY
-
-
-def make_spte(cpu: Vcpu, fault: Fault, level: int, old: Entry) -> Leaf:
-    """make_spte."""
-    world, writable = cpu.world, fault.writable
-    was_writable = isinstance(old, Leaf) and old.w
-    return Leaf(
-        generation=fault.generation,
-        w=writable,
-        x=level == 1 or not world.scenario.nx_huge_pages_on,
-        a=True,
-        d=writable and not was_writable,
-        host_writable=writable,
-        mmu_writable=writable,
-        refcounted=fault.folio is not None and world.bit_covers(level),
-    )
-
-
-def link_table(cpu: Vcpu, level: int, seen: Entry) -> Steps:
-    """tdp_mmu_link_sp, or tdp_mmu_split_huge_page; return "parent" if somebody was faster."""
-    vm, tables = cpu.vm, cpu.vm.tables
-    yield from cpu.step("link")
-    cpu.cas(tables.line(level, cpu.gfn), "page_table", "walk")
-    if tables.get(level, cpu.gfn) != seen:
-        cpu.count("tables_lost")
-        return "parent"
-    tables.link(level, cpu.gfn)
-    cpu.count("tables_built")
-    if isinstance(seen, Leaf):
-        cpu.count("huge_splits")
-        yield from cpu.step("split_stats")
-        cpu.add(vm.stat_line, "stat_pages", "stat_pages")
-        cpu.add(vm.stat_line, "stat_pages", "stat_pages")
-    yield from cpu.step("table_count")
-    if cpu.world.path.table_list_lock:
-        cpu.cas(vm.table_line, "page_table", "walk")
-        cpu.store(vm.table_line, "walk")
-    else:
-        cpu.add(vm.table_line, "page_table", "walk")
-    return None
-
-
-def zap_huge(cpu: Vcpu, level: int, seen: Leaf) -> Steps:
-    """Freeze a huge leaf that is in the way, flush, empty it; return "leaf" if it changed first."""
-    tables = cpu.vm.tables
-    line = tables.line(level, cpu.gfn)
-    yield from cpu.step("freeze")
-    cpu.cas(line, "spte", "spte")
-    if tables.get(level, cpu.gfn) != seen:
-        return "leaf"
-    tables.set(level, cpu.gfn, FROZEN)
-    cpu.count("huge_splits")
-    yield from cpu.step("freeze_stats")
-    cpu.add(cpu.vm.stat_line, "stat_pages", "stat_pages")
-    yield from notifier.flush(cpu)
-    yield from cpu.step("frozen")
-    tables.set(level, cpu.gfn, None)
-    cpu.store(line, "spte")
-    return None

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from oracle import notifier
 from oracle.actor import Steps
-from oracle.memory import HostPte, HostRegion, pages_of
+from oracle.memory import TABLE, HostPte, HostRegion, pages_of
+from oracle.outcome import EMULATE, ERROR, RETRY
 
 if TYPE_CHECKING:
     from oracle.fault import Fault
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 SLEPT = "slept"
 ALLOCATOR_ATOMICS = 8
 PATIENCE = 16
-GAVE_UP = "retry"  # the outcome that it is
 
 
 def faultin_pfn(cpu: Vcpu, fault: Fault) -> Steps:
@@ -30,7 +30,7 @@ def faultin_pfn(cpu: Vcpu, fault: Fault) -> Steps:
         cpu.work("gup_fast", "gup")
         cpu.load(region.line(cpu.gfn), "gup")
         if cpu.writes and not region.writable:
-            return "emulate"
+            return EMULATE
         seen = region.pte(cpu.gfn)
         if seen.state == "rw" and (yield from gup_fast(cpu, fault, region, seen)):
             return None
@@ -79,8 +79,8 @@ def gup_slow(cpu: Vcpu, fault: Fault, region: HostRegion) -> Steps:
         else:
             cpu.load(region.line(cpu.gfn), "gup")
         outcome = yield from follow(cpu, fault, region)
-    if outcome != GAVE_UP:
-        yield from region.ptl(cpu.gfn).unlock(cpu)
+    if outcome != RETRY:
+        yield from fault.ptl.unlock(cpu)
     yield from mmap_lock.unlock(cpu)
     if outcome is None:
         yield from cpu.step("got")
@@ -92,21 +92,24 @@ def follow(cpu: Vcpu, fault: Fault, region: HostRegion) -> Steps:
 
     Who slept on a migration entry holds no lock, and has slow GUP begin anew.
     """
-    ptl = region.ptl(cpu.gfn)
     while True:
-        yield from ptl.lock(cpu)
+        yield from fault.lock(cpu, region)
         yield from cpu.step("follow")
+        if fault.ptl is not region.ptl(cpu.gfn):
+            yield from fault.ptl.unlock(cpu)
+            yield from cpu.step("follow_lock")
+            continue
         if region.special:
             return (yield from follow_pfnmap(cpu, fault, region))
         seen = region.pte(cpu.gfn)
         if usable(cpu, seen):
             return follow_page(cpu, fault, region, seen)
-        yield from ptl.unlock(cpu)
+        yield from fault.ptl.unlock(cpu)
         yield from cpu.step("mm_fault")
         fault.looks += 1
         if fault.looks > PATIENCE and cpu.world.is_over(cpu):
             cpu.count("retry.other")
-            return GAVE_UP
+            return RETRY
         seen = region.pte(cpu.gfn)
         if seen.state == "migration":
             cpu.count("migration_waits")
@@ -114,7 +117,7 @@ def follow(cpu: Vcpu, fault: Fault, region: HostRegion) -> Steps:
             cpu.sleep()
             return SLEPT
         if not usable(cpu, seen):
-            yield from host_fault(cpu, region, seen)
+            yield from host_fault(cpu, fault, region, seen)
 
 
 def usable(cpu: Vcpu, pte: HostPte) -> bool:
@@ -143,7 +146,7 @@ def follow_pfnmap(cpu: Vcpu, fault: Fault, region: HostRegion) -> Steps:
         set_pte(cpu, region, region.pte(cpu.gfn).frame("special"))
     cpu.work("follow_pfn", "gup")
     if region.backing == "tail_pages" and path.nonrefcounted == "refuse":
-        return "error"
+        return ERROR
     seen = region.pte(cpu.gfn)
     fault.take(seen.generation, None, writable=region.writable)
     if region.backing == "pfnmap_struct_page" and path.pfnmap_reference and path.reference != "none":
@@ -165,46 +168,59 @@ def set_pte(cpu: Vcpu, region: HostRegion, pte: HostPte) -> None:
     region.set(cpu.gfn, pte)
 
 
-def host_fault(cpu: Vcpu, region: HostRegion, seen: HostPte) -> Steps:
+def host_fault(cpu: Vcpu, fault: Fault, region: HostRegion, seen: HostPte) -> Steps:
     """handle_mm_fault, from the look at the entry to the step before it is followed again."""
     cpu.count("host_faults")
-    breaks_cow = False
-    of_file = region.file and not (cpu.writes and region.private)
-    of_zero = region.backing == "anon" and not cpu.writes
+    breaks_cow = seen.state == "ro"
     if seen.state == "protnone":
         cpu.count("numa_hints")
         cpu.work("numa_hint", "host_fault")
-    elif seen.state == "ro":
-        breaks_cow = True
+    elif breaks_cow:
         cpu.count("cow_breaks")
         cpu.work("cow_break", "host_fault")
+        cpu.work("host_fault", "host_fault")
         yield from new_page(cpu, 1, "copy_4k")
         cpu.enter_notifier()
         yield from notifier.start(cpu, cpu.gfn, cpu.gfn + 1)
         yield from cpu.step("cow_lock")
         cpu.leave_notifier()
-    elif of_file or of_zero:
-        cpu.work("numa_hint", "host_fault")
-    elif region.file:
+    elif seen.swap:
+        cpu.count("swap_ins")
+        cpu.work("host_fault", "host_fault")
+        cpu.spend(cpu.world.x["swap_in"], "host_fault")
         yield from new_page(cpu, 1, "copy_4k")
+    elif of_file(cpu, region) or of_zero(cpu, region, seen):
+        cpu.work("numa_hint", "host_fault")
     else:
-        yield from new_page(cpu, pages_of(region.level), "zero_4k")
-    ptl = region.ptl(cpu.gfn)
-    yield from ptl.lock(cpu)
-    yield from install(cpu, region, breaks_cow=breaks_cow, of_file=of_file, of_zero=of_zero)
+        cpu.work("host_fault", "host_fault")
+        if region.file:
+            yield from new_page(cpu, 1, "copy_4k")
+        else:
+            yield from new_page(cpu, pages_of(seen.level), "zero_4k")
+    yield from fault.lock(cpu, region)
+    yield from install(cpu, fault, region, seen)
     if breaks_cow:
         cpu.enter_notifier()
-    yield from ptl.unlock(cpu)
+    yield from fault.ptl.unlock(cpu)
     if breaks_cow:
         yield from notifier.end(cpu, cpu.gfn, cpu.gfn + 1)
     yield from cpu.step("follow_lock")
     cpu.leave_notifier()
 
 
+def of_file(cpu: Vcpu, region: HostRegion) -> bool:
+    """Whether what is absent will be a page of the file."""
+    return region.file and not (cpu.writes and region.private)
+
+
+def of_zero(cpu: Vcpu, region: HostRegion, seen: HostPte) -> bool:
+    """Whether what is absent will be the zero page."""
+    return region.anonymous and seen.level == 1 and not seen.swap and not cpu.writes
+
+
 def new_page(cpu: Vcpu, n: int, fill: str) -> Steps:
     """alloc_pages and clear or copy `n` pages of 4K."""
     x, socket = cpu.world.x, cpu.world.sockets[cpu.thread.socket]
-    cpu.work("host_fault", "host_fault")
     yield from cpu.step("alloc")
     cpu.rmw("host", ALLOCATOR_ATOMICS)
     cpu.zone_pages += n
@@ -217,33 +233,29 @@ def new_page(cpu: Vcpu, n: int, fill: str) -> Steps:
     cpu.spend(max(cpu.private(fill, n), free - cpu.t), "host_fault")
 
 
-def install(cpu: Vcpu, region: HostRegion, *, breaks_cow: bool, of_file: bool, of_zero: bool) -> Steps:
+def install(cpu: Vcpu, fault: Fault, region: HostRegion, seen: HostPte) -> Steps:
     """Finish a host fault under the page-table lock: look at the entry again, and set it."""
     gfn, x = cpu.gfn, cpu.world.x
     yield from cpu.step("install")
-    now = region.pte(gfn)
-    own = False
-    if now.state == "absent" and not breaks_cow:
-        if of_file:
-            set_pte(cpu, region, now)
-            region.file_frame(gfn)
-            yield from map_file(cpu, region)
-        elif of_zero:
-            set_pte(cpu, region, now.frame("ro", zero=True))
-        else:
-            set_pte(cpu, region, now)
-            region.own_frame(gfn, cpu)
-            own = True
+    now, own = region.pte(gfn), False
+    if fault.ptl is not region.ptl(gfn) or not seen.same(now):
+        cpu.count("host_faults_lost")
     elif now.state == "protnone":
-        set_pte(cpu, region, now.to("ro" if now.zero or (now.file and region.private) else "rw"))
-    elif now.state == "ro" and breaks_cow:
+        read_only = now.zero or now.ksm or (now.file and region.private)
+        set_pte(cpu, region, now.to("ro" if read_only else "rw"))
+    elif now.state == "absent" and of_file(cpu, region):
+        set_pte(cpu, region, now)
+        region.file_frame(gfn)
+        yield from map_file(cpu, region)
+    elif now.state == "absent" and of_zero(cpu, region, now):
+        set_pte(cpu, region, now.frame("ro", zero=True))
+    else:
         set_pte(cpu, region, now)
         region.own_frame(gfn, cpu)
         own = True
-        yield from notifier.host_flush(cpu)
-        yield from cpu.step("installed")
-    else:
-        cpu.count("host_faults_lost")
+        if now.state == "ro":
+            yield from notifier.host_flush(cpu)
+            yield from cpu.step("installed")
     if own:
         cpu.lru_pages += 1
         if cpu.lru_pages >= x["lru_batch"]:
@@ -256,10 +268,10 @@ def install(cpu: Vcpu, region: HostRegion, *, breaks_cow: bool, of_file: bool, o
 
 def map_file(cpu: Vcpu, region: HostRegion) -> Steps:
     """do_fault_around: count the mappings of the page, and of its neighbours if the access only reads."""
-    table = cpu.gfn - cpu.gfn % 512
+    table = cpu.gfn - cpu.gfn % TABLE
     window = cpu.gfn - cpu.gfn % region.fault_around
     first = max(window, table, region.gfn)
-    last = min(window + region.fault_around, table + 512, region.gfn + region.pages)
+    last = min(window + region.fault_around, table + TABLE, region.gfn + region.pages)
     yield from map_page(cpu, region, cpu.gfn)
     if cpu.writes:
         return

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from oracle.actor import Actor, Steps
 from oracle.lines import Line
 from oracle.memory import pages_of
+from oracle.tables import Leaf
 
 if TYPE_CHECKING:
     from oracle.vcpu import Vcpu
@@ -67,7 +68,7 @@ def unmap_gfn_range(actor: Actor, first: int, end: int) -> Steps:
         found = tables.next_leaf(cursor, end) if path.guarded else None
         if found is None:
             break
-        gfn, level, _ = found
+        gfn, sptep = found
         yield from actor.step("zap")
         if actor.world.zap_yields and progress and vm.mmu_lock.queue:
             actor.count("zap_yields")
@@ -80,31 +81,26 @@ def unmap_gfn_range(actor: Actor, first: int, end: int) -> Steps:
             yield from vm.mmu_lock.write_lock(actor)
             yield from actor.step("resume")
             continue
-        leaf = tables.get(level, gfn)
-        line = tables.line(level, gfn)
+        leaf = sptep.leaf
         if leaf.volatile:
-            actor.add(line, "spte", "spte")
+            actor.add(sptep.line, "spte", "spte")
         else:
-            actor.store(line, "spte")
-        tables.set(level, gfn, None)
+            actor.store(sptep.line, "spte")
+        tables.set(sptep, None)
         actor.write_alone(vm.stat_line, "stat_pages", "stat_pages")
         actor.count("zapped")
         pending = progress = True
-        cursor = gfn + pages_of(level)
+        cursor = gfn + pages_of(sptep.level)
         actor.work("zap_leaf", "walk")
         yield from mark_zapped(actor, gfn, leaf)
     if pending:
         yield from flush(actor)
 
 
-def mark_zapped(actor: Actor, gfn: int, leaf) -> Steps:
+def mark_zapped(actor: Actor, gfn: int, leaf: Leaf) -> Steps:
     """Hand a zapped leaf's dirty and accessed bits on to the page, in kernels that do so."""
-    path, lru = actor.world.path, actor.world.lru
-    if not path.zap_marks_page or (path.spte_bit != "none" and not leaf.refcounted):
-        return
-    region = actor.vm.region(gfn)
-    folio = region.folio(gfn, region.pte(gfn))
-    if folio is None or not (leaf.d or (leaf.a and lru != "off")):
+    lru, region = actor.world.lru, actor.vm.region(gfn)
+    if region.folio(gfn, region.pte(gfn)) is None or not actor.world.marks_page(leaf):
         return
     yield from actor.step("zap_mark")
     folio = region.folio(gfn, region.pte(gfn))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from oracle.lines import Line
-from oracle.memory import pages_of
+from oracle.memory import TABLE, pages_of
 
 
 @dataclass(frozen=True)
@@ -48,67 +48,95 @@ class Leaf:
         return replace(self, **changes)
 
 
-TABLE, FROZEN = "table", "frozen"
-Entry = Leaf | str | None
-"""What an entry holds: a leaf, TABLE, FROZEN, or nothing."""
+class Table:
+    """A page table of a level, the level of its entries.
+
+    Attributes
+    ----------
+    nx : bool
+        Whether it was linked for an execution that may not use a huge page.
+    removed : bool
+        Whether a huge leaf has replaced it.
+    """
+
+    def __init__(self, level: int, *, nx: bool = False) -> None:
+        self.level, self.nx, self.removed = level, nx, False
+        self.entries: dict[int, Entry] = {}
+        self.lines: dict[int, Line] = defaultdict(Line)
+
+    @property
+    def forbids_leaf(self) -> bool:
+        """Whether no huge leaf may replace it: an NX table, or one that has tables below."""
+        return self.nx or any(isinstance(entry, Table) for entry in self.entries.values())
+
+
+FROZEN = "frozen"
+Entry = Leaf | Table | str | None
+"""What an entry holds: a leaf, a table, FROZEN, or nothing."""
+
+
+class Sptep(NamedTuple):
+    """A pointer to an entry."""
+
+    table: Table
+    index: int
+
+    @property
+    def level(self) -> int:
+        return self.table.level
+
+    @property
+    def entry(self) -> Entry:
+        return self.table.entries.get(self.index)
+
+    @property
+    def leaf(self) -> Leaf | None:
+        """The leaf that is there, if one is."""
+        return self.entry if isinstance(self.entry, Leaf) else None
+
+    @property
+    def line(self) -> Line:
+        """The line of the entry: eight neighbours share one."""
+        return self.table.lines[self.index // 8]
 
 
 class Tables:
-    """One VM's tables: entry `gfn >> 9 * (level - 1)` of a level; the root table has the highest."""
+    """One VM's tables, below the root."""
 
     def __init__(self, levels: int) -> None:
         self.levels = levels
-        self.entries: dict[tuple[int, int], Entry] = {}
-        self.lines: dict[tuple[int, int], Line] = defaultdict(Line)
+        self.root = Table(levels)
         self.leaves: Counter[int] = Counter()  # present, by level
 
-    def lowest(self, gfn: int) -> tuple[int, Entry]:
-        """Walk to the lowest entry for a gfn; return its level, and what is there."""
-        level = self.levels
-        while (entry := self.get(level, gfn)) == TABLE:
-            level -= 1
-        return level, entry
+    def walk(self, gfn: int, goal: int = 1) -> Sptep:
+        """Return the lowest entry for a gfn that is at the goal's level or above."""
+        table = self.root
+        while True:
+            sptep = Sptep(table, gfn // pages_of(table.level) % TABLE)
+            if table.level == goal or not isinstance(sptep.entry, Table):
+                return sptep
+            table = sptep.entry
 
-    def leaf(self, gfn: int) -> tuple[int, Leaf | None]:
-        """Return the lowest entry's level, and the leaf that is there, if one is."""
-        level, entry = self.lowest(gfn)
-        return level, entry if isinstance(entry, Leaf) else None
-
-    def get(self, level: int, gfn: int) -> Entry:
-        return self.entries.get((level, gfn >> 9 * (level - 1)))
-
-    def set(self, level: int, gfn: int, entry: Entry) -> None:
+    def set(self, sptep: Sptep, entry: Entry) -> None:
         """Write an entry, and keep count of leaves."""
-        self.leaves[level] += isinstance(entry, Leaf) - isinstance(self.get(level, gfn), Leaf)
-        self.entries[level, gfn >> 9 * (level - 1)] = entry
+        self.leaves[sptep.level] += isinstance(entry, Leaf) - isinstance(sptep.entry, Leaf)
+        sptep.table.entries[sptep.index] = entry
 
-    def line(self, level: int, gfn: int) -> Line:
-        """Return the line of an entry: eight neighbours share one."""
-        return self.lines[level, gfn >> 9 * (level - 1) >> 3]
-
-    def link(self, level: int, gfn: int) -> None:
-        """Put a table in an entry of `level`; in a huge leaf's place, of 512 leaves with its bits."""
-        old = self.get(level, gfn)
-        self.set(level, gfn, TABLE)
+    def link(self, sptep: Sptep, *, nx: bool = False) -> None:
+        """Put a table in an entry; in a huge leaf's place, of 512 leaves with its bits."""
+        table, old = Table(sptep.level - 1, nx=nx), sptep.entry
+        self.set(sptep, table)
         if isinstance(old, Leaf):
-            first, step = gfn >> 9 * (level - 1) << 9 * (level - 1), pages_of(level - 1)
-            for i in range(512):
-                self.set(level - 1, first + i * step, old)
+            for i in range(TABLE):
+                self.set(Sptep(table, i), old)
 
-    def next_leaf(self, start: int, end: int) -> tuple[int, int, Leaf] | None:
-        """Return first gfn, level and value of the first leaf that overlaps [start, end)."""
+    def next_leaf(self, start: int, end: int) -> tuple[int, Sptep] | None:
+        """Return the first gfn and the place of the first leaf that overlaps [start, end)."""
         gfn = start
         while gfn < end:
-            level, entry = self.lowest(gfn)
-            size = pages_of(level)
-            if isinstance(entry, Leaf):
-                return gfn // size * size, level, entry
-            gfn = (gfn // size + 1) * size
+            sptep = self.walk(gfn)
+            first = gfn // pages_of(sptep.level) * pages_of(sptep.level)
+            if sptep.leaf:
+                return first, sptep
+            gfn = first + pages_of(sptep.level)
         return None
-
-    def all_leaves(self, start: int, end: int) -> Iterator[Leaf]:
-        """Yield the leaves that overlap [start, end)."""
-        while found := self.next_leaf(start, end):
-            gfn, level, leaf = found
-            yield leaf
-            start = gfn + pages_of(level)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from kvmpfn.core.names import HIST_SUB_BITS, VCPU_FIELDS
-from oracle import fault
+from oracle import dirty_log, fault
 from oracle.actor import Actor, Steps
+from oracle.folio import PutBatch
 from oracle.lines import Line, Thread
+from oracle.outcome import EMULATE, ERROR, FIXED, RETRY, SPURIOUS
+from oracle.tables import Leaf, Sptep
 from oracle.workload import EXECUTE, WRITE, Access, Accesses
 
 if TYPE_CHECKING:
@@ -26,6 +29,12 @@ class Vcpu(Actor):
         Time that kicks have cost it and that it has not yet paid.
     flush_requested : bool
         Whether KVM_REQ_TLB_FLUSH waits for it to be served.
+    pml : deque of int
+        Gfns that hardware has logged.
+    batch : PutBatch
+        References that are still to be put.
+    between : bool
+        Whether what it does now belongs to no fault.
     attempt : Counter
         The present attempt's time by part.
     """
@@ -40,6 +49,9 @@ class Vcpu(Actor):
         self.request_line, self.flush_requested = Line(), False
         self.paid_version = -1  # of the sequence line
         self.debt = 0
+        self.pml: deque[int] = deque()
+        self.batch = PutBatch(world.path.put_batch)
+        self.between = False
         self.zone_pages = self.lru_pages = 0
         self.attempt: Counter[str] = Counter()
         self.exit_at = 0
@@ -57,7 +69,10 @@ class Vcpu(Actor):
         return self.access.kind == EXECUTE
 
     def book(self, part: str, ps: int) -> None:
-        self.attempt["self_invalidation" if self.own_notifier else part] += ps
+        if self.between:
+            self.totals["kicked"] += ps
+        else:
+            self.attempt["self_invalidation" if self.own_notifier else part] += ps
 
     def pass_time(self, ps: int, what: str) -> None:
         """Let time pass outside of faults."""
@@ -76,45 +91,84 @@ class Vcpu(Actor):
     def leave_notifier(self) -> None:
         self.context, self.own_notifier = "fault", False
 
+    def serve_flush_request(self) -> bool:
+        """Serve KVM_REQ_TLB_FLUSH; return whether it was asked for."""
+        asked, self.flush_requested = self.flush_requested, False
+        if asked:
+            self.add(self.request_line, "vcpu_request", "flush")
+            self.work("flush_tlb", "flush")
+        return asked
+
     def run(self) -> Steps:
-        world = self.world
-        self.t = self.totals["start"] = world.start(self.number)
-        while True:
-            yield from self.step("access")
-            if self.debt:
-                self.pass_time(self.debt, "kicked")
-                self.debt = 0
-                continue
-            if not self.vm.alive or world.time_is_up(self.t):
-                break
-            if self.access is None:
-                self.access = self.accesses.get(self.n)
-                if self.access is None:
-                    break
-                self.n += 1
-                self.gfn = self.vm.gfn(self.access.page)
-                think = self.access.think * self.smt // 100
-                if think:
-                    self.pass_time(think, "guest")
-                    continue
-            level, leaf = self.vm.tables.leaf(self.gfn)
-            if leaf and leaf.grants(self.writes, self.executes):
-                self.hit(level, leaf)
-                continue
-            self.hits = 0
-            if world.faults_are_up():
-                break
-            self.exit_at = self.t
-            self.work("exit", "exit_entry")
-            self.work("handler_entry", "handler")
-            outcome = yield from fault.handle(self, was_present=leaf is not None)
-            self.resolve(outcome)
+        self.t = self.totals["start"] = self.world.start(self.number)
+        while (yield from self.once()) or (yield from self.drained()):
+            pass
         self.totals["end"] = self.t
         self.next_step = None
 
-    def hit(self, level: int, leaf) -> None:
-        """Access memory through a leaf that allows it; hardware sets A and D."""
-        self.vm.tables.set(level, self.gfn, leaf.but(a=True, d=leaf.d or self.writes))
+    def once(self) -> Steps:
+        """Take one step through memory, and the fault if it faults; return whether there is more to do."""
+        world = self.world
+        yield from self.step("access")
+        if (yield from self.interrupted()):
+            return True
+        if not self.vm.alive or world.time_is_up(self.t):
+            return False
+        if self.access is None:
+            self.access = self.accesses.get(self.n)
+            if self.access is None:
+                return False
+            self.n += 1
+            self.gfn = self.vm.gfn(self.access.page)
+            think = self.access.think * self.smt // 100
+            if think:
+                self.pass_time(think, "guest")
+                return True
+        sptep = self.vm.tables.walk(self.gfn)
+        if sptep.leaf and sptep.leaf.grants(self.writes, self.executes):
+            self.hit(sptep, sptep.leaf)
+            return True
+        self.hits = 0
+        if world.faults_are_up():
+            return False
+        self.exit_at, was_present = self.t, sptep.leaf is not None
+        self.work("exit", "exit_entry")
+        self.work("handler_entry", "handler")
+        yield from dirty_log.pml_flush(self)
+        outcome = yield from fault.handle(self, was_present=was_present)
+        self.resolve(outcome)
+        return True
+
+    def interrupted(self) -> Steps:
+        """Pay for exits from the guest that it did not ask for, and do what is due there."""
+        self.between, debt = True, self.debt
+        if debt:
+            self.debt = 0
+            self.pass_time(debt, "kicked")
+            yield from dirty_log.pml_flush(self)
+        done = bool(debt) or self.serve_flush_request()
+        self.between = False
+        return done
+
+    def drained(self) -> Steps:
+        """Put what is still to be put; return whether there was anything."""
+        any_left = bool(self.batch.since)
+        self.between = True
+        yield from fault.drain_puts(self)
+        self.between = False
+        return any_left
+
+    def hit(self, sptep: Sptep, leaf: Leaf) -> None:
+        """Access memory through a leaf that allows it; hardware sets A and D, and may log the page."""
+        scenario = self.world.scenario
+        logs = scenario.dirty_logging and scenario.pml_on and sptep.level == 1
+        if logs and self.writes and not leaf.d:
+            if len(self.pml) == dirty_log.PML_ENTRIES:
+                self.count("pml_full")
+                self.debt += self.world.x["exit"] + self.world.x["entry"]
+                return
+            self.pml.append(self.gfn)
+        self.vm.tables.set(sptep, leaf.but(a=True, d=leaf.d or self.writes))
         pte = self.vm.region(self.gfn).pte(self.gfn)
         if leaf.generation != pte.generation or pte.state in ("absent", "migration", "protnone"):
             self.count("stale_uses")
@@ -143,20 +197,20 @@ class Vcpu(Actor):
         self.latency += took
         self.tries += 1
         parts = self.vm.tally.parts
-        if outcome == fault.RETRY:
+        if outcome == RETRY:
             parts["wasted"] += took
             self.totals["retries"] += 1
         else:
             parts.update(self.attempt)
-            self.count({fault.FIXED: "pf_fixed", fault.SPURIOUS: "pf_spurious"}.get(outcome, f"pf_{outcome}"))
+            self.count({FIXED: "pf_fixed", SPURIOUS: "pf_spurious"}.get(outcome, f"pf_{outcome}"))
             self.world.found_latency(self.latency, self.tries)
             self.totals["tries_max"] = max(self.totals["tries_max"], self.tries)
             self.totals["latency_max"] = max(self.totals["latency_max"], self.latency)
             self.latency = self.tries = 0
         self.attempt.clear()
-        if outcome == fault.EMULATE:
+        if outcome == EMULATE:
             self.done()
-        elif outcome == fault.ERROR:
+        elif outcome == ERROR:
             self.vm.alive = False
 
 

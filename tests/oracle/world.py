@@ -12,10 +12,11 @@ from kvmpfn.hosts import COSTS
 from kvmpfn.hosts.host import FACTORS
 from kvmpfn.scenario import Scenario
 from oracle.draws import START, Draws
+from oracle.folio import Folio
 from oracle.found import Found, Row, Tally
 from oracle.lines import Line, Resource, Thread
 from oracle.locks import MmapLock, MmuLock
-from oracle.memory import Folio, HostRegion, lay_out, pages_of
+from oracle.memory import HostRegion, lay_out, pages_of
 from oracle.notifier import Invalidations
 from oracle.storm import Client
 from oracle.tables import Leaf, Tables
@@ -69,7 +70,7 @@ class VM:
     def nothing_can_fault(self, writes: bool) -> bool:
         """Whether every page has a leaf that grants what the workload does."""
         return all(
-            (leaf := self.tables.leaf(region.gfn + page)[1]) is not None and leaf.grants(writes, False)
+            (leaf := self.tables.walk(region.gfn + page).leaf) is not None and leaf.grants(writes, False)
             for region in self.regions
             for page in range(region.pages)
         )
@@ -100,9 +101,11 @@ class World:
         self.hist: Counter[int] = Counter()
         self.tries: Counter[int] = Counter()
         self.log: list[Row] = []
-        zero = Folio(unevictable=True)
+        zero = Folio(reserved=True)
         shared: dict[int, dict[int, Folio]] = {}
-        self.vms = [VM(scenario, lay_out(scenario.memory, shared, zero)) for _ in range(scenario.vms)]
+        self.vms = [
+            VM(scenario, lay_out(scenario.memory, scenario.vms, shared, zero)) for _ in range(scenario.vms)
+        ]
         for vm in self.vms:
             self.map_at_start(vm)
         self.populate_actors()
@@ -128,34 +131,43 @@ class World:
     def map_at_start(self, vm: VM) -> None:
         """Map what is mapped before time 0."""
         scenario = self.scenario
+        logging = scenario.dirty_logging and not scenario.initially_all_set  # which touches the leaves
         for region, wanted in zip(vm.regions, scenario.memory, strict=True):
+            if scenario.dirty_logging and scenario.initially_all_set:
+                region.dirty = set(range(region.pages))
             if not wanted.mapped:
                 continue
-            split = scenario.dirty_logging and scenario.eager_page_split
+            split = logging and scenario.eager_page_split
             level = 1 if split or not region.congruent else region.level
             for gfn in range(region.gfn, region.gfn + region.pages, pages_of(level)):
                 pte = region.pte(gfn)
                 writable = pte.state != "ro" and region.writable
-                w = writable and (not scenario.dirty_logging or (level == 1 and scenario.pml_on))
+                w = writable and (not logging or (level == 1 and scenario.pml_on))
                 leaf = Leaf(
                     generation=pte.generation,
                     w=w,
                     x=level == 1 or not scenario.nx_huge_pages_on,
                     a=True,
-                    d=w and not scenario.dirty_logging,
+                    d=w and not logging,
                     host_writable=writable,
                     mmu_writable=writable,
                     refcounted=region.folio(gfn, pte) is not None and self.bit_covers(level),
                 )
-                for above in range(scenario.levels, level, -1):
-                    if vm.tables.get(above, gfn) is None:
-                        vm.tables.link(above, gfn)
-                        vm.tally.counters["tables_built"] += 1
-                vm.tables.set(level, gfn, leaf)
+                while (sptep := vm.tables.walk(gfn)).level > level:
+                    vm.tables.link(sptep)
+                    vm.tally.counters["tables_built"] += 1
+                vm.tables.set(sptep, leaf)
 
     def bit_covers(self, level: int) -> bool:
         """Whether leaves of a level carry the refcounted bit."""
         return self.path.spte_bit == "all" or (self.path.spte_bit == "4k" and level == 1)
+
+    def marks_page(self, leaf: Leaf) -> bool:
+        """Whether a leaf that goes hands its dirty and accessed bits on to the page."""
+        path = self.path
+        if not path.zap_marks_page or (path.spte_bit != "none" and not leaf.refcounted):
+            return False
+        return leaf.d or (leaf.a and self.lru != "off")
 
     def start(self, number: int) -> int:
         """Return when an actor starts."""
