@@ -120,23 +120,12 @@ def simulate(
     InvariantError
         An invariant of the model did not hold.
     """
-    from kvmpfn.core.engine import prepare, run_until
-
     if until is not None:
         scenario = scenario.replace(until=until)
     if timeline_bins < 2 or timeline_bins % 2:
         raise InputError(f"timeline_bins: {timeline_bins} is not an even number of at least 2; nearest is 2")
     world = _World(scenario, log, check, timeline_bins)
-    w = world.words
-    with np.errstate(over="ignore"), _bar(scenario, progress) as bar:
-        prepare(w)
-        left, seen = 1, 0
-        while left and not w[L.ERROR]:
-            left = run_until(w, EVENTS_A_CHUNK)
-            bar.update(int(w[L.TAKEN]) - seen)
-            seen = int(w[L.TAKEN])
-    if w[L.ERROR]:
-        raise InvariantError(f"{ERRORS[w[L.ERROR]]} ({w[L.ERROR_AT]}) at {w[L.NOW]} ps, event {w[L.EVENTS]}")
+    world.run(progress)
     return world.result()
 
 
@@ -158,9 +147,13 @@ def _place(storm: Storm) -> int:
 class _World:
     """The engine's memory for one scenario, and where its parts begin."""
 
-    def __init__(self, scenario: Scenario, log: int, check: bool, bins: int) -> None:
+    def __init__(
+        self, scenario: Scenario, log: int, check: bool, bins: int, slowest: int = 0, waits: int = 0
+    ) -> None:
         self.scenario = scenario
         self.bins = bins
+        self.slowest = slowest
+        self.waits = waits
         self.at = L.HEADER_WORDS
         self.writes: list[tuple[int, Any]] = []
         self.client_at: list[int] = []
@@ -183,6 +176,22 @@ class _World:
                 self.words[where] = value
             else:
                 self.words[where : where + len(value)] = value
+
+    def run(self, progress: bool | None) -> None:
+        """Run to the end."""
+        from kvmpfn.core.engine import prepare, run_until
+
+        w = self.words
+        with np.errstate(over="ignore"), _bar(self.scenario, progress) as bar:
+            prepare(w)
+            left, seen = 1, 0
+            while left and not w[L.ERROR]:
+                left = run_until(w, EVENTS_A_CHUNK)
+                bar.update(int(w[L.TAKEN]) - seen)
+                seen = int(w[L.TAKEN])
+        if w[L.ERROR]:
+            at = f"at {w[L.NOW]} ps, event {w[L.EVENTS]}"
+            raise InvariantError(f"{ERRORS[w[L.ERROR]]} ({w[L.ERROR_AT]}) {at}")
 
     def _set(self, where: int, value: Any) -> None:
         self.writes.append((where, value if isinstance(value, np.ndarray) else int(value)))
@@ -232,6 +241,8 @@ class _World:
             (L.UNTIL_FAULTS, 1 << 62 if s.until_faults is None else s.until_faults),
             (L.UNTIL_PS, L.TIME_LIMIT if s.until_ps is None else min(s.until_ps, L.TIME_LIMIT)),
             (L.LOG_CAP, log),
+            (L.SLOWEST_CAP, self.slowest),
+            (L.WAITS_CAP, self.waits),
             (L.TIMELINE_BINS, self.bins),
             (L.TIMELINE_BIN_PS, TIMELINE_START_PS),
         ):
@@ -248,6 +259,8 @@ class _World:
             "tries": (L.TRIES, (L.TRIES_BUCKETS,)),
             "timeline": (L.TIMELINE, (self.bins, len(TIMELINE))),
             "log": (L.LOG, (log, 5)),
+            "slowest": (L.SLOWEST, (self.slowest, 4)),
+            "waits": (L.WAITS, (self.waits, 5)),
         }
         for header, shape in self.outputs.values():
             self._set(header, self._take(int(np.prod(shape))))

@@ -8,6 +8,7 @@ from . import layout as L
 from .events import back, count, fail, schedule
 from .jit import jit
 from .lines import charge, private, ride_add, ride_line, rmw_add, rmw_cas, store, tally
+from .notes import note_wait
 
 HOST_FAULT_RMWS = 8
 """Locked instructions of the host's own in an anonymous fault, besides mmap_lock and page-table locks: 6.6
@@ -191,6 +192,8 @@ def new_frame(w, a, r, addr, gfn, state, file):
 @jit
 def _resource(w, a, free, hold, t):
     """Use something that one thread of a socket has at a time, in the order of asking; when it is done."""
+    if w[free] > t:
+        note_wait(w, a, free, 0, t, w[free])
     w[free] = max(t, w[free]) + hold
     charge(w, a, L.PART_HOST_FAULT, w[free] - t)
     return w[free]
@@ -216,7 +219,10 @@ def fill_pages(w, a, t):
     each = w[L.C_COPY_4K] if w[a + L.V_COPY] else w[L.C_ZERO_4K]
     bandwidth = w[L.SOCKETS] + 3 * w[a + L.SOCKET] + 1
     w[bandwidth] = max(t, w[bandwidth]) + pages * w[L.C_ZERO_BANDWIDTH_4K]
-    done = max(t + pages * each * w[a + L.SMT] // 100, w[bandwidth])
+    alone = t + pages * each * w[a + L.SMT] // 100
+    done = max(alone, w[bandwidth])
+    if done > alone:
+        note_wait(w, a, bandwidth, 0, alone, done)
     charge(w, a, L.PART_HOST_FAULT, done - t)
     return done
 
@@ -331,18 +337,23 @@ def host_flush(w, a):
     t = w[L.NOW]
     interrupted = 0
     ipi = 0
+    who = 0
     for i in range(w[vm + L.VCPU_TOTAL]):
         v = w[vm + L.VCPUS] + i * L.VCPU_WORDS
         if w[v + L.FINISHED] or v == a:
             continue
         interrupted += 1
-        ipi = max(ipi, w[L.C_IPI_SOCKET if w[v + L.SOCKET] == w[a + L.SOCKET] else L.C_IPI_REMOTE])
+        takes = w[L.C_IPI_SOCKET if w[v + L.SOCKET] == w[a + L.SOCKET] else L.C_IPI_REMOTE]
+        if takes > ipi:
+            ipi = takes
+            who = w[v + L.CPU] + 1
         if w[v + L.PC] == L.PC_ACCESS:
             w[v + L.V_OWED] += w[L.C_EXIT] + w[L.C_FLUSH_TLB] + w[L.C_ENTRY]
     if interrupted > 0:
         count(w, a, L.K_HOST_IPIS, interrupted)
         t += private(w, a, L.PART_HOST_FAULT, w[L.C_IPI_SEND])
         charge(w, a, L.PART_HOST_FAULT, ipi)
+        note_wait(w, a, 0, who, t, t + ipi)
     back(w, a, t + ipi)
 
 

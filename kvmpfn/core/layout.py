@@ -40,6 +40,11 @@ TIME_LIMIT = 1 << 52  # 75 minutes of virtual time
     LOG,
     LOG_CAP,
     LOG_SEEN,
+    SLOWEST,
+    SLOWEST_CAP,
+    WAITS,
+    WAITS_CAP,
+    WAITS_SEEN,
     COUNTERS,
     RMW,
     TRANSFERS,
@@ -62,7 +67,7 @@ TIME_LIMIT = 1 << 52  # 75 minutes of virtual time
     FREE_TABLES,
     UNLINKED,
     HOST_TABLES,
-) = range(49)
+) = range(54)
 
 # Mechanisms of the fault path (docs/model.md, "Mechanisms"): absolute addresses.
 (
@@ -246,6 +251,7 @@ PART_COUNT = 19
     N_CURSOR,
     N_FLUSH_NEXT,
     N_FLUSH_LAST,
+    N_FLUSH_WHO,
     N_FLUSH_KICKED,
     N_RETURN,
     N_LEAF,
@@ -262,7 +268,7 @@ PART_COUNT = 19
     T_START,
     T_END,
     FINISHED,
-) = range(34)
+) = range(35)
 
 # A vCPU, and the struct kvm_page_fault of the fault it is in.
 (
@@ -279,6 +285,7 @@ PART_COUNT = 19
     V_SEQ,
     V_T0,
     V_CHAIN,
+    V_FIRST_EVENT,
     V_TRIES,
     V_PRESENT,
     V_WRITABLE,
@@ -328,7 +335,7 @@ PART_COUNT = 19
     V_UNLINK_NEXT,
     V_UNLINK_LEAVES,
     V_PARTS,
-) = range(FINISHED + 1, FINISHED + 1 + 62)
+) = range(FINISHED + 1, FINISHED + 1 + 63)
 
 VCPU_WORDS = V_PARTS + PART_COUNT
 

@@ -9,6 +9,7 @@ context.
 from . import layout as L
 from .events import count
 from .jit import jit
+from .notes import note_wait
 
 
 @jit
@@ -59,6 +60,8 @@ def write_line(w, a, line, own, factor, t):
     cpu = w[a + L.CPU]
     d = distance(w, cpu, word & L.OWNER_MASK)
     grant = max(t, busy)
+    if busy > t:
+        note_wait(w, a, line, word & L.OWNER_MASK, t, busy)
     if d == L.D_OWN:
         done = grant + own
         busy = done
@@ -139,6 +142,8 @@ def load(w, a, line, part, t):
     owner = word & L.OWNER_MASK
     if owner == 0 or owner == w[a + L.CPU] + 1:
         return t
+    if word >> L.OWNER_BITS > t:
+        note_wait(w, a, line, owner, t, word >> L.OWNER_BITS)
     d = distance(w, w[a + L.CPU], owner)
     done = max(t, word >> L.OWNER_BITS) + w[L.C_LATENCY_CORE - 1 + d]
     w[w[L.TRANSFERS] + w[w[a + L.VM] + L.VM_ID] * L.DISTANCE_COUNT + d] += 1

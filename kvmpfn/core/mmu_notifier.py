@@ -12,6 +12,7 @@ from . import layout as L
 from .events import back, bin_add, call, count, fail, schedule
 from .jit import jit
 from .lines import charge, local_barrier, private, rmw_add, rmw_cas, store
+from .notes import note_wait
 from .qrwlock import contended
 from .tdp_mmu import marks_page, next_leaf, propagate_accessed_dirty, zap_leaf
 
@@ -74,7 +75,9 @@ def flush(w, a):
             ipi = w[L.C_IPI_SOCKET]
             if w[v + L.SOCKET] != w[a + L.SOCKET]:
                 ipi = w[L.C_IPI_REMOTE]
-            w[a + L.N_FLUSH_LAST] = max(w[a + L.N_FLUSH_LAST], t + ipi)
+            if t + ipi > w[a + L.N_FLUSH_LAST]:
+                w[a + L.N_FLUSH_LAST] = t + ipi
+                w[a + L.N_FLUSH_WHO] = w[v + L.CPU] + 1
             w[v + L.V_OWED] += w[L.C_EXIT] + w[L.C_FLUSH_TLB] + w[L.C_ENTRY]
             w[a + L.N_FLUSH_KICKED] += 1
         else:
@@ -89,6 +92,8 @@ def flush(w, a):
         count(w, a, L.K_REMOTE_TLB_FLUSH, 1)
     last = max(t, w[a + L.N_FLUSH_LAST])
     charge(w, a, L.PART_FLUSH, last - t)
+    if last > t:
+        note_wait(w, a, 0, w[a + L.N_FLUSH_WHO], t, last)
     back(w, a, last)
 
 

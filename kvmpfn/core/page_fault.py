@@ -19,6 +19,7 @@ from .host_mm import (
 from .jit import jit
 from .lines import load, load_seq_line, local_barrier, outside_fault, private, rmw_add, rmw_cas, store
 from .mmu_notifier import FALSE_RANGE, FRESH, RANGE, flush_remote_tlbs, mmu_invalidate_retry_gfn
+from .notes import note_slow
 from .qrwlock import fault_unlock
 from .references import put_folio
 from .tdp_mmu import (
@@ -121,6 +122,10 @@ def access(w, a):
         stop_vcpu(w, a)
         return
     w[a + L.V_HITS] = 0
+    if w[a + L.V_TRIES] == 0:
+        w[a + L.V_FIRST_EVENT] = w[L.EVENTS]
+    for part in range(L.PART_COUNT):
+        w[a + L.V_PARTS + part] = 0
     w[a + L.V_PRESENT] = 1 if is_leaf(spte) else 0
     w[a + L.V_T0] = t
     t += private(w, a, L.PART_EXIT_ENTRY, w[L.C_EXIT])
@@ -627,6 +632,7 @@ def finish(w, a):
     w[w[L.TRIES] + min(w[a + L.V_TRIES], L.TRIES_BUCKETS - 1)] += 1
     w[a + L.V_TRIES_MAX] = max(w[a + L.V_TRIES_MAX], w[a + L.V_TRIES])
     w[a + L.V_LATENCY_MAX] = max(w[a + L.V_LATENCY_MAX], w[a + L.V_CHAIN])
+    note_slow(w, a)
     w[a + L.V_CHAIN] = 0
     w[a + L.V_TRIES] = 0
     if outcome == L.RET_FIXED:
@@ -655,7 +661,6 @@ def book_attempt(w, a, retried, spent):
         total += ps
         if not retried:
             w[base + part] += ps
-        w[a + L.V_PARTS + part] = 0
     if retried:
         w[base + L.PART_WASTED] += spent
     if total != spent:

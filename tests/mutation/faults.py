@@ -261,8 +261,8 @@ FAULTS = (
     ),
     Fault(
         "host_mm.py",
-        "    done = max(t + pages * each * w[a + L.SMT] // 100, w[bandwidth])\n",
-        "    done = t + pages * each * w[a + L.SMT] // 100\n",
+        "    done = max(alone, w[bandwidth])\n",
+        "    done = alone\n",
         "zeroing has all the bandwidth it wants",
     ),
     Fault(
