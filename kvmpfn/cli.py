@@ -54,6 +54,12 @@ Changes = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change a field, such as vcpus=8 or storms.0.rate=1k/s."),
 ]
 Until = Annotated[str | None, typer.Option(help="When to end: '3000000 faults' or '10ms'.")]
+Explain = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=1, help="Tell where the N slowest faults spent their time, and who was in the way."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Axes = Annotated[
     list[str], typer.Argument(metavar="KEY=VALUE,VALUE...", help="What to vary, and the values it takes.")
@@ -83,6 +89,7 @@ def run(
     changes: Changes = None,
     until: Until = None,
     output: Annotated[Path | None, typer.Option(help="Write the run to this Parquet file.")] = None,
+    explain: Explain = None,
     as_json: Json = False,
 ) -> None:
     """Simulate one scenario, or what a KVM selftest would run, and say what was found."""
@@ -93,7 +100,7 @@ def run(
     result = simulate(what)
     if output:
         result.to_parquet(output)
-    _show_run(result, as_json)
+    _show_run(result, explain, as_json)
 
 
 @app.command()
@@ -447,12 +454,15 @@ def _write_csv(frame: pd.DataFrame, path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _show_run(result: Run, as_json: bool) -> None:
+def _show_run(result: Run, explain: int | None, as_json: bool) -> None:
+    told = result.explain(explain) if explain else None
     if as_json:
-        _print_json(result.to_dict())
-    else:
-        print(result.explain())
-        print(f"digest: {result.digest}")
+        _print_json(result.to_dict() | ({"explanation": told.to_dict()} if told else {}))
+        return
+    print(result.summary())
+    print(f"digest: {result.digest}")
+    if told:
+        print(f"\n{told}")
 
 
 def _show_table(frame: pd.DataFrame, as_json: bool) -> None:

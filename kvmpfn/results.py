@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from kvmpfn.explain import Explanation
     from kvmpfn.scenario import Scenario
 
 __all__ = ["Latency", "Run", "SchemaError", "bucket_bounds", "check_metric", "load"]
@@ -303,9 +304,34 @@ class Run:
         value: float = getattr(self.latency, rest) if group == "latency" else getattr(self, name)
         return value
 
-    def explain(self) -> str:
-        """Where the time of faults went, why they were retried, and which locks were waited for."""
-        return "\n".join(self._explain())
+    def summary(self) -> str:
+        """Where the time of all faults went, why they were retried, and which locks were waited for."""
+        return "\n".join(self._summary())
+
+    def explain(self, n: int = 10) -> Explanation:
+        """Where the time of the slowest faults went, and who held the line or the lock.
+
+        The scenario is simulated twice more: to find the faults, and to follow each from its first exit to
+        its last entry, event by event.
+
+        Parameters
+        ----------
+        n : int
+            How many faults.
+
+        Returns
+        -------
+        Explanation
+            It prints; its tables are `frame`, `attempts`, `pieces` and `holders`.
+
+        Raises
+        ------
+        InputError
+            `n` is not a whole number of at least 1, or the same scenario gives another run now.
+        """
+        from kvmpfn.explain import explain
+
+        return explain(self, n)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but arrays and tables, fit for JSON."""
@@ -439,7 +465,7 @@ class Run:
         counts.update((f"transfers.{name}", n) for name, n in zip(DISTANCES, transfers, strict=True))
         return counts
 
-    def _explain(self) -> list[str]:
+    def _summary(self) -> list[str]:
         counts, latency = self._counts, self.latency
         lines = [
             f"{_title(self.scenario)}: {_time(self.time_ps)} simulated",

@@ -47,7 +47,20 @@ def test_run_says_what_it_found(file: Path, capsys: pytest.CaptureFixture[str]) 
     assert call("run", file) == 0
     run = kp.simulate(kp.Scenario.load(file))
     out = capsys.readouterr().out
-    assert run.explain() in out and run.digest in out
+    assert run.summary() in out and run.digest in out
+
+
+def test_run_explains_the_slowest(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("run", file, "--explain", 2) == 0
+    run = kp.simulate(kp.Scenario.load(file))
+    assert f"digest: {run.digest}\n\n{run.explain(2)}\n" in capsys.readouterr().out
+    assert call("run", file, "--explain", 2, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [fault["latency"] for fault in found["explanation"]["faults"]] == list(
+        run.explain(2).frame["latency"]
+    )
+    assert call("run", file, "--explain", 0) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_run_as_json(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

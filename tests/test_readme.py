@@ -71,3 +71,13 @@ def test_commands_exist(repo_root: Path) -> None:
     assert targets == {"figures", "test"}
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_the_explanation_is_the_one_printed(repo_root: Path) -> None:
+    """What the README shows of its example is what the example prints."""
+    text = (repo_root / "README.md").read_text(encoding="utf-8")
+    (shown,) = blocks(text, "text")
+    run = subprocess.run(
+        [sys.executable, "-c", blocks(text, "python")[0]], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.endswith(shown)

@@ -233,7 +233,7 @@ def test_texts_tell_what_matters() -> None:
     run = make_run(kp.Scenario(host=host, vms=2, vcpus=3, memory="64MiB"), died=[1])
     text = repr(run)
     assert "2 VMs of 3 vCPUs" in text and "extrapolated" in text and "1 of 2 VMs died" in text
-    explained = run.explain()
+    summary = run.summary()
     for word in (
         "retried for",
         "time in faults",
@@ -242,7 +242,7 @@ def test_texts_tell_what_matters() -> None:
         "unsafe",
         "ended: 1",
     ):
-        assert word in explained
+        assert word in summary
     assert json.loads(json.dumps(run.to_dict(), allow_nan=False))["faults"] == run.faults
 
 
@@ -271,4 +271,4 @@ def test_a_real_run_travels(stormy: Run, tmp_path: Path) -> None:
     stormy.to_parquet(tmp_path / "run.parquet")
     assert kp.load(tmp_path / "run.parquet").digest == stormy.digest
     assert pickle.loads(pickle.dumps(stormy)).digest == stormy.digest
-    assert stormy.explain() and stormy._repr_html_()
+    assert stormy.summary() and stormy._repr_html_()
