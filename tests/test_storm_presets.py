@@ -143,6 +143,77 @@ def test_fork_in_a_simulation() -> None:
     assert often.counters["storm_done"] == 9 and often.counters["cow_breaks"] == 0
 
 
+def test_ksm_in_a_simulation() -> None:
+    # ksmd's defaults: 100 pages each 20 ms. One after the other, and none twice.
+    run = under(kp.storms.ksm(), "8MiB", "100ms")
+    assert run.counters["ksm_merges"] == 500
+    assert run.counters["invalidations"] == 1000 == 2 * run.counters["storm_done"]
+    some = under(kp.storms.ksm(mergeable=0.1), "8MiB", "100ms")
+    assert some.counters["ksm_merges"] == 50
+    # 256 pages in all: once they are merged, ksmd calls no notifier any more.
+    whole = under(kp.storms.ksm(), "1MiB", "100ms")
+    assert whole.counters["ksm_merges"] == 256
+    assert whole.counters["storm_skipped"] == whole.counters["storm_asked"] - 256
+
+
+def test_khugepaged_in_a_simulation() -> None:
+    # 4096 pages each 10 s: 8 2M pages a pass, all of them huge as they are.
+    run = under(kp.storms.khugepaged(), "16MiB", "30s", backing="thp")
+    passes = 3
+    assert abs(run.counters["storm_asked"] - 8 * passes) < 4 * math.sqrt(8 * passes)
+    assert run.counters["storm_skipped"] == run.counters["storm_asked"] and run.counters["invalidations"] == 0
+    scenario = kp.Scenario(
+        memory=[kp.Region("16MiB", backing="thp", populated=True)],
+        workload=kp.workloads.demand_paging(access="read", passes=100_000, think="50us"),
+        storms=[
+            kp.storms.madvise_loop("4KiB", think="1ms", limit=8, place="scan"),
+            kp.storms.khugepaged(scan_sleep_millisecs=20),
+        ],
+        until="60ms",
+    )
+    run = kp.simulate(scenario, check=True)
+    # All eight 4K pages lie in the first 2M page: split, collapsed when khugepaged came by, and split again.
+    assert 1 <= run.counters["thp_collapses"] <= run.counters["thp_splits"] <= 4
+    assert run.counters["thp_splits"] - run.counters["thp_collapses"] in (0, 1)
+
+
+def test_reclaim_in_a_simulation() -> None:
+    run = under(kp.storms.reclaim("2k/s"), "16MiB", "500ms")
+    assert abs(run.counters["storm_asked"] - 1000) < 4 * math.sqrt(1000)
+    assert run.counters["swap_outs"] == run.counters["storm_done"] - run.counters["host_op_busy"]
+    # The guest goes through its 4096 pages twice and more, and meets pages that are gone.
+    assert 0 < run.counters["swap_ins"] <= run.counters["swap_outs"]
+
+
+def test_mprotect_in_a_simulation() -> None:
+    run = under(kp.storms.mprotect("1MiB"), "16MiB", "95ms")
+    # 100 pairs a second, each two calls over 256 pages that lie in one GiB.
+    assert run.counters["storm_done"] == 9 and run.counters["invalidations"] == 18
+    # Nothing lasts: no page is copied, and each can be written again.
+    assert run.counters["cow_breaks"] == 0
+
+
+def test_dirty_log_in_a_simulation() -> None:
+    scenario = kp.Scenario(
+        memory=[kp.Region("8MiB", mapped=True)],
+        workload=kp.workloads.demand_paging(passes=100_000, think="10us"),
+        storms=[kp.storms.dirty_log("8MiB", interval="100ms")],
+        dirty_logging=True,
+        pml=False,
+        until="350ms",
+    )
+    c = kp.simulate(scenario, check=True).counters
+    # A pass has one call on average, in the first ms: at 0, 100, 200, 300 ms. It write-protects what was
+    # written, at most all 2048 pages, and the guest faults on it again.
+    assert abs(c["storm_done"] - 4) <= 8
+    assert c["invalidations"] == 0 and c["remote_tlb_flush_requests"] <= c["storm_done"]
+    assert c["pf_fast"] == c["pf_taken"] <= 2048 * (c["storm_done"] + 1)
+    chunks = kp.storms.dirty_log("64GiB", clear_bitmap_shift=18)
+    assert chunks.span_bytes == 1 << 30
+    assert chunks.rate is not None and chunks.on is not None
+    assert parse_time(chunks.on) / parse_rate(chunks.rate) == pytest.approx(64)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -154,6 +225,12 @@ def test_fork_in_a_simulation() -> None:
         (lambda: kp.storms.balloon("5KiB"), "size: .* multiple of 4KiB; nearest is '4KiB'"),
         (lambda: kp.storms.free_page_reporting("1MiB"), "free: .*; nearest is '2MiB'"),
         (lambda: kp.storms.free_page_reporting(page_reporting_delay="1ms"), "delay: .*; nearest is '2ms'"),
+        (lambda: kp.storms.ksm(pages_to_scan=0), "pages_to_scan: 0 .*; nearest is 1"),
+        (lambda: kp.storms.ksm(mergeable=2), "mergeable: 2 .*; nearest is 1.0"),
+        (lambda: kp.storms.khugepaged(pages_to_scan=100), "pages_to_scan: 100 .*; nearest is 512"),
+        (lambda: kp.storms.dirty_log(clear_bitmap_shift=5), "clear_bitmap_shift: 5 .*; nearest is 6"),
+        (lambda: kp.storms.dirty_log(interval="1ms"), "interval: .*; nearest is '2ms'"),
+        (lambda: kp.storms.ksm(place="scan", offset="0B"), "place: 'scan' .*; nearest is 'random'"),
         (lambda: kp.storms.madvise_loop(thinks="1ms"), "unknown key 'thinks'; nearest is 'think'"),
     ],
 )

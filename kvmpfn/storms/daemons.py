@@ -9,7 +9,7 @@ from typing import Any
 
 from kvmpfn.storms.knobs import PASS_PS, at_least, passes, per_second, preset, scan
 from kvmpfn.storms.storm import Storm
-from kvmpfn.units import PAGE, InputError, format_size, nearest, parse_size, parse_time
+from kvmpfn.units import PAGE, InputError, format_size, parse_size, parse_time
 
 __all__ = ["dirty_log", "khugepaged", "ksm", "mprotect", "reclaim"]
 
@@ -185,11 +185,9 @@ def dirty_log(
     -----
     Default: CLEAR_BITMAP_SHIFT_DEFAULT, migration/ram.c of QEMU: 1 GiB a call.
     """
-    if type(clear_bitmap_shift) is not int or not 6 <= clear_bitmap_shift <= 31:
-        near = nearest(clear_bitmap_shift, range(6, 32)) if type(clear_bitmap_shift) is int else 18
-        raise InputError(
-            f"{clear_bitmap_shift!r} is not from 6 to 31; nearest is {near}", "clear_bitmap_shift"
-        )
+    at_least(6, clear_bitmap_shift, "clear_bitmap_shift")
+    if clear_bitmap_shift > 31:
+        raise InputError(f"{clear_bitmap_shift!r} is more than 31; nearest is 31", "clear_bitmap_shift")
     every_ps = parse_time(interval)
     if every_ps <= PASS_PS:
         raise InputError(f"{interval!r} is no longer than a pass; nearest is '2ms'", "interval")
