@@ -21,7 +21,7 @@ from kvmpfn.core.names import (
 from kvmpfn.hosts import COSTS
 from kvmpfn.results import Run
 from kvmpfn.units import InputError
-from kvmpfn.workloads import phases_of
+from kvmpfn.workloads import ENDLESS, phases_of
 
 if TYPE_CHECKING:
     from kvmpfn.scenario import Region, Scenario
@@ -439,7 +439,7 @@ class _World:
                 if table:  # one for all vCPUs, or one each
                     words[L.PH_TABLE] = table[index % len(table)]
                 for place, value in words.items():
-                    self._set(at + place, value)
+                    self._set(at + place, min(value, ENDLESS))
 
     def _table_words(self) -> int:
         """Words that all page tables, KVM's and the host's, can need; untouched ones cost nothing."""

@@ -423,6 +423,24 @@ def test_mistakes_say_what_where_and_the_nearest(make: Any, message: str) -> Non
     assert str(raised.value).startswith(message) and "\n" not in str(raised.value)
 
 
+MANY = 1 << 80
+
+
+@pytest.mark.parametrize(
+    "workload",
+    [
+        work.strided(stride="8KiB", passes=MANY),
+        work.uniform(accesses=MANY),
+        work.hot_cold(accesses=MANY, drift="4KiB", drift_every=MANY),
+    ],
+    ids=lambda workload: workload.kind,
+)
+def test_more_accesses_than_any_run_has(workload: work.Workload) -> None:
+    """A number that no machine word holds is as good as no end."""
+    found = kp.simulate(Scenario(memory="64KiB", workload=workload, until="100us"))
+    assert found.counters["accesses"] > 100
+
+
 def test_what_older_files_say_is_written_as_before() -> None:
     """A scenario in which nothing executes keeps its digest: `execs` is not written."""
     assert "execs" not in Scenario(workload=work.uniform(accesses=1)).to_json()

@@ -9,6 +9,7 @@ The fields of a structure are numbered in the order in which they stand.
 # A cache line is one word: busy_until in ps above OWNER_BITS, owner (cpu + 1; 0 = memory) below.
 OWNER_BITS = 11
 OWNER_MASK = (1 << OWNER_BITS) - 1
+NOBODY = OWNER_MASK  # an actor number that no actor has: its draws are the same for all
 TIME_LIMIT = 1 << 52  # 75 minutes of virtual time
 
 # Header: absolute addresses.

@@ -47,7 +47,7 @@ def draw_access(w, a):
         page = hot_or_cold(w, phase, actor, m, n)
     order = w[phase + L.PH_ORDER]
     if order != L.ORDER_SEQUENTIAL:
-        page = permute(w, actor if order == L.ORDER_OWN else L.OWNER_MASK, page, count)
+        page = permute(w, actor if order == L.ORDER_OWN else L.NOBODY, page, count)
     page += w[phase + L.PH_BASE]
     w[a + L.V_GFN] = gfn_of_page(w, vm, page)
     w[a + L.V_KIND] = L.READ

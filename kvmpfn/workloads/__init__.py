@@ -5,9 +5,10 @@ from kvmpfn.workloads.locality import HotCold, PointerChase, Uniform, Zipf
 from kvmpfn.workloads.phases import PHASE_KINDS, Phases, phases, phases_of
 from kvmpfn.workloads.replay import Replay
 from kvmpfn.workloads.sweeps import DemandPaging, SnapshotRestore, Strided, sequential
-from kvmpfn.workloads.workload import Phase, Workload, of_kind
+from kvmpfn.workloads.workload import ENDLESS, Phase, Workload, of_kind
 
 __all__ = [
+    "ENDLESS",
     "KINDS",
     "PHASE_KINDS",
     "DemandPaging",

@@ -16,7 +16,7 @@ from kvmpfn.units import InputError, nearest, parse_time
 __all__ = ["ENDLESS", "Mixed", "OpenEnded", "Phase", "Workload", "of_kind", "q32"]
 
 ENDLESS = 1 << 62
-"""More accesses than any run has."""
+"""More accesses than any run has, and the most that the engine is told of."""
 
 
 class Workload(Record):
