@@ -29,7 +29,7 @@ from .faultin import (
 from .host_locks import mmap_lock, mmap_unlock, owner_load, owner_store, ptl_lock, ptl_unlock
 from .host_mm import alloc, host_flush
 from .host_ops import after, pte_end, ptes, restore
-from .jit import jit, kernel
+from .jit import jit, kernel, memory
 from .mmu_notifier import (
     age,
     end,
@@ -278,8 +278,9 @@ def step_client(w, a, pc):
 
 
 @kernel
-def prepare(w):
+def prepare(words):
     """Fill populated memory, and give every actor its first event, staggered by a draw in [0, 10 us)."""
+    w = memory(words)
     populate(w)
     for i in range(w[L.ACTORS]):
         a = w[w[L.ACTOR_PTRS] + i]
@@ -297,16 +298,17 @@ def prepare(w):
 
 
 @kernel
-def run_until(w, budget):
+def run_until(words, budget):
     """Take up to `budget` events; returns how many are left in the queue.
 
     Parameters
     ----------
-    w : ndarray of int64, shape (words,)
+    words : ndarray of int64, shape (words,)
         The engine's memory, laid out as in layout.py; changed in place.
     budget : int
         Events to take before coming back, so that progress can be shown and a run interrupted.
     """
+    w = memory(words)
     while budget > 0 and w[L.HEAP_LEN] > 0 and w[L.ERROR] == 0:
         budget -= 1
         a = pop(w)
