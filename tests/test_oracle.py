@@ -10,7 +10,7 @@ import pytest
 import simpy
 from hypothesis import HealthCheck, given, settings
 from oracle.actor import Step
-from oracle.cases import THEMES, scenarios
+from oracle.cases import CORNERS, THEMES, scenarios
 from oracle.compare import compare_logs, difference
 from oracle.draws import philox
 
@@ -40,6 +40,12 @@ def test_engine_equals_oracle(theme):
 
     equal()
     assert seen >= EXAMPLES
+
+
+@pytest.mark.parametrize("counter", CORNERS)
+def test_engine_equals_oracle_in_the_corners(counter):
+    assert oracle.simulate(CORNERS[counter]).total(counter)
+    assert not difference(CORNERS[counter])
 
 
 def test_first_write_to_anonymous_memory():

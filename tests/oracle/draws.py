@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from kvmpfn.core.ln_table import LN2_Q40, MINUS_LN_Q40
 
-GFN, KIND, THINK, GAP, PLACE, SPAN, HOLD, START = range(8)
+GFN, KIND, THINK, GAP, PLACE, SPAN, HOLD, START, CHOICE = range(9)
 WORD = (1 << 32) - 1
 
 
@@ -32,6 +32,12 @@ class Draws:
         """Return a whole number from 0 to `bound` - 1."""
         high, low = philox(self.seed, n, actor, purpose)
         return (high << 32 | low) * bound >> 64
+
+    def split(self, actor: int, purpose: int, n: int, bound: int) -> tuple[int, int]:
+        """Return `below`, and what remains of the draw as a fraction in units of 2^-48."""
+        high, low = philox(self.seed, n, actor, purpose)
+        product = (high << 32 | low) * bound
+        return product >> 64, product % (1 << 64) >> 16
 
     def chance(self, actor: int, purpose: int, n: int, q: int) -> bool:
         """Return true with a probability of `q` in units of 2^-32."""

@@ -241,8 +241,7 @@ def install(cpu: Vcpu, fault: Fault, region: HostRegion, seen: HostPte) -> Steps
     if fault.ptl is not region.ptl(gfn) or not seen.same(now):
         cpu.count("host_faults_lost")
     elif now.state == "protnone":
-        read_only = now.zero or now.ksm or (now.file and region.private)
-        set_pte(cpu, region, now.to("ro" if read_only else "rw"))
+        set_pte(cpu, region, now.to("ro" if now.file and region.private else "rw"))
     elif now.state == "absent" and of_file(cpu, region):
         set_pte(cpu, region, now)
         region.file_frame(gfn)

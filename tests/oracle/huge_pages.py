@@ -62,7 +62,7 @@ def collapse(client: Client, region: HostRegion, gfn: int, end: int) -> Steps:
     yield from notifier.end(client, gfn, end)
     yield from client.step("after")
     if not taken:
-        client.skip()
+        client.count_skipped()
         return
     own = [(page, pte) for page, pte in enumerate(taken, gfn) if pte.present and not pte.zero]
     held = any(region.folio(page, pte).in_flight for page, pte in own)

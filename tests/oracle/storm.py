@@ -67,8 +67,9 @@ class Client(Actor):
             totals["late_max_ps"] = max(totals["late_max_ps"], late)
             region, start, end = self.span(k)
             self.last_start = start
-            if self.skips(region, start):
-                self.skip()
+            if self.skips(region, start, end):
+                self.count_skipped()
+                self.t += max(1, self.private("zap_skip"))
                 continue
             if storm.action == "age":
                 yield from aging.age(self, start, end)
@@ -111,14 +112,17 @@ class Client(Actor):
             return 1
         return pages_of(region.level_at(gfn))
 
-    def skips(self, region: HostRegion, start: int) -> bool:
+    def skips(self, region: HostRegion, start: int, end: int) -> bool:
         """Whether there is nothing to do, or somebody has the lock that is only tried."""
-        lock = self.vm.mmap_lock
-        if self.storm.action == "numa_balancing":
+        action, lock = self.storm.action, self.vm.mmap_lock
+        if action == "numa_balancing":
             return lock.writer or bool(lock.queue)
-        return self.storm.action == "khugepaged" and not region.can_collapse(start)
+        if action == "khugepaged":
+            return not region.can_collapse(start)
+        wanted = action in ("migration", "reclaim", "ksm")
+        return wanted and not any(host_ops.changes(self, region, gfn) for gfn in range(start, end))
 
-    def skip(self) -> None:
+    def count_skipped(self) -> None:
         """Count an operation that did not come about."""
         self.count("storm_skipped")
         self.totals["skipped"] += 1

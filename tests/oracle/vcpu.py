@@ -44,7 +44,7 @@ class Vcpu(Actor):
     def __init__(
         self, world: World, vm: VM, number: int, thread: Thread, smt: int, accesses: Accesses
     ) -> None:
-        self.accesses, self.n = accesses, 0
+        self.accesses = accesses
         self.access: Access | None = None
         self.request_line, self.flush_requested = Line(), False
         self.paid_version = -1  # of the sequence line
@@ -115,10 +115,11 @@ class Vcpu(Actor):
         if not self.vm.alive or world.time_is_up(self.t):
             return False
         if self.access is None:
-            self.access = self.accesses.get(self.n)
+            self.access = self.accesses.next()
             if self.access is None:
                 return False
-            self.n += 1
+            if self.access.m == 0:
+                self.hits = 0
             self.gfn = self.vm.gfn(self.access.page)
             think = self.access.think * self.smt // 100
             if think:
@@ -177,11 +178,12 @@ class Vcpu(Actor):
         self.pass_time(self.private("access"), "guest")
         self.done()
         self.hits += 1
-        bounded = self.world.scenario.until_faults is not None
-        if self.accesses.end is None and bounded and self.hits == self.world.scenario.pages:
+        phase, scenario = self.accesses.phase, self.world.scenario
+        bounded = scenario.until_faults is not None
+        if phase.end is None and bounded and self.hits == scenario.pages:
             self.hits = 0
-            if not self.vm.clients_running and self.vm.nothing_can_fault(bool(self.accesses.writes)):
-                self.accesses.end = self.n
+            idle = not self.vm.clients_running
+            self.accesses.over = idle and self.vm.nothing_can_fault(phase.writes > 0, phase.execs > 0)
 
     def done(self) -> None:
         """Be done with an access."""

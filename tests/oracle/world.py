@@ -67,10 +67,10 @@ class VM:
     def clients_running(self) -> bool:
         return any(client.next_step is not None for client in self.clients)
 
-    def nothing_can_fault(self, writes: bool) -> bool:
+    def nothing_can_fault(self, writes: bool, executes: bool) -> bool:
         """Whether every page has a leaf that grants what the workload does."""
         return all(
-            (leaf := self.tables.walk(region.gfn + page).leaf) is not None and leaf.grants(writes, False)
+            (leaf := self.tables.walk(region.gfn + page).leaf) is not None and leaf.grants(writes, executes)
             for region in self.regions
             for page in range(region.pages)
         )
