@@ -291,7 +291,7 @@ def pte_same(w, a, r, pte):
         return False
     old = w[a + L.V_PTE]
     if (old & L.P_STATE) != L.P_ABSENT:
-        return pte == old
+        return (pte ^ old) & ~L.P_CLIENT_MASK == 0
     absent = (pte & L.P_STATE) == L.P_ABSENT and (pte & L.P_SWAP) == (old & L.P_SWAP)
     return absent and host_level(w, r, gfn) == w[a + L.V_LEVEL]
 

@@ -237,7 +237,7 @@ FAULTS = (
     ),
     Fault(
         "faultin.py",
-        "        return pte == old\n",
+        "        return (pte ^ old) & ~L.P_CLIENT_MASK == 0\n",
         "        return True\n",
         "the host's fault installs its page whatever has become of the entry",
     ),
