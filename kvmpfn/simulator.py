@@ -14,6 +14,7 @@ from kvmpfn.core.names import (
     DISTANCES,
     ERRORS,
     PARTS,
+    RMW_CONTEXTS,
     RMW_LINES,
     TIMELINE,
     VCPU_FIELDS,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["InvariantError", "simulate"]
 
 EVENTS_A_CHUNK = 1 << 18
-TIMELINE_START_PS = 1 << 20
+TIMELINE_START_SHIFT = 20
 REGION_ALIGN = 1 << 18
 """Regions start at multiples of 1 GiB of guest memory, as RAM slots do."""
 
@@ -244,12 +245,13 @@ class _World:
             (L.SLOWEST_CAP, self.slowest),
             (L.WAITS_CAP, self.waits),
             (L.TIMELINE_BINS, self.bins),
-            (L.TIMELINE_BIN_PS, TIMELINE_START_PS),
+            (L.TIMELINE_SHIFT, TIMELINE_START_SHIFT),
         ):
             self._set(place, value)
-        self._array(L.CPU_CORE, [core for core, _, _ in topology])
-        self._array(L.CPU_LLC, [llc for _, llc, _ in topology])
-        self._array(L.CPU_SOCKET, [socket for _, _, socket in topology])
+        self._array(
+            L.CPU_PLACE,
+            [((socket << L.PLACE_BITS | llc) << L.PLACE_BITS) | core for core, llc, socket in topology],
+        )
         self.outputs = {
             "counters": (L.COUNTERS, (s.vms, len(COUNTERS))),
             "rmw": (L.RMW, (s.vms, 2, len(RMW_LINES))),
@@ -262,9 +264,12 @@ class _World:
             "slowest": (L.SLOWEST, (self.slowest, 4)),
             "waits": (L.WAITS, (self.waits, 5)),
         }
-        for header, shape in self.outputs.values():
-            self._set(header, self._take(int(np.prod(shape))))
-        self._set(L.HEAP, self._take(actors + 1))
+        self.output_at = {name: self._take(int(np.prod(shape))) for name, (_, shape) in self.outputs.items()}
+        for name, (header, _) in self.outputs.items():
+            self._set(header, self.output_at[name])
+        leaves = 1 << actors.bit_length()
+        self._set(L.QUEUE_LEAVES, leaves)
+        self._array(L.QUEUE, [L.NEVER] * (2 * leaves))
         zero = self._take(L.FOLIO_WORDS)
         self._set(L.ZERO_FOLIO, zero)
         self._set(zero + L.FOLIO_STATE, L.F_RESERVED)  # PG_reserved: never marked
@@ -303,6 +308,9 @@ class _World:
                 (L.SOCKET, socket),
                 (L.VM, self.vm_at[vm]),
                 (L.SMT, percent if core in busy else 100),
+                (L.COUNTERS_AT, self.output_at["counters"] + vm * len(COUNTERS)),
+                (L.RMW_AT, self.output_at["rmw"] + vm * len(RMW_CONTEXTS) * len(RMW_LINES)),
+                (L.TRANSFERS_AT, self.output_at["transfers"] + vm * len(DISTANCES)),
             ):
                 self._set(a + place, value)
             return a
@@ -488,7 +496,7 @@ class _World:
             arrays=arrays,
             meta={
                 "end_ps": int(max((int(w[a + L.T_END]) for a in self.vcpu_at), default=0)),
-                "timeline_bin_ps": int(w[L.TIMELINE_BIN_PS]),
+                "timeline_bin_ps": 1 << int(w[L.TIMELINE_SHIFT]),
                 "log_seen": int(w[L.LOG_SEEN]) if len(arrays["log"]) else 0,
                 "events": int(w[L.EVENTS]),
                 "assumed": list(s.machine.assumed),

@@ -6,7 +6,7 @@ from .checks import check_vm
 from .clients import aged, cleared, idle
 from .dirty_log import clear_dirty, clear_leaf, clear_mark, pml_flush, sync_dirty_log
 from .draws import START, below
-from .events import log, pop, schedule
+from .events import least_event, log, pop, popped, schedule
 from .faultin import (
     cow_lock,
     early_put,
@@ -299,7 +299,7 @@ def prepare(words):
 
 @kernel
 def run_until(words, budget):
-    """Take up to `budget` events; returns how many are left in the queue.
+    """Take up to `budget` events; returns whether any is left.
 
     Parameters
     ----------
@@ -309,7 +309,7 @@ def run_until(words, budget):
         Events to take before coming back, so that progress can be shown and a run interrupted.
     """
     w = memory(words)
-    while budget > 0 and w[L.HEAP_LEN] > 0 and w[L.ERROR] == 0:
+    while budget > 0 and least_event(w) != L.NEVER and w[L.ERROR] == 0:
         budget -= 1
         a = pop(w)
         w[L.EVENTS] += 1
@@ -324,6 +324,7 @@ def run_until(words, budget):
             step_notifier(w, a, pc)
         else:
             step_client(w, a, pc)
+        popped(w, a)
         if w[L.CHECK]:
             check_vm(w, w[a + L.VM])
-    return w[L.HEAP_LEN]
+    return least_event(w) != L.NEVER

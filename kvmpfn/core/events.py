@@ -1,7 +1,8 @@
 """The event queue, the step log and the timeline.
 
-The next event is the least (time, actor id): a binary heap of time << OWNER_BITS | id (docs/model.md,
-"Order and ties"). Each actor has at most one event in it.
+The next event is the least (time, actor id), a key of time << OWNER_BITS | id (docs/model.md, "Order and
+ties"). Each actor has at most one, so the queue is a tournament: a leaf an actor, and on each node the lesser
+of the two below. A new key goes up one path without a branch, where a heap would guess at every level.
 """
 
 from . import layout as L
@@ -12,17 +13,19 @@ from .jit import jit
 def schedule(w, a, pc, t):
     """Give actor `a` its next step `pc` at time `t`."""
     w[a + L.PC] = pc
-    heap = w[L.HEAP]
-    i = w[L.HEAP_LEN]
-    w[L.HEAP_LEN] = i + 1
-    key = (t << L.OWNER_BITS) | w[a + L.ID]
-    while i > 0:
-        parent = (i - 1) >> 1
-        if w[heap + parent] <= key:
-            break
-        w[heap + i] = w[heap + parent]
-        i = parent
-    w[heap + i] = key
+    settle(w, w[a + L.ID], (t << L.OWNER_BITS) | w[a + L.ID])
+
+
+@jit
+def settle(w, actor, key):
+    """Put an actor's key at its leaf, and the least of each two below on every node up to the root."""
+    tree = w[L.QUEUE]
+    i = w[L.QUEUE_LEAVES] + actor
+    w[tree + i] = key
+    while i > 1:
+        key = min(key, w[tree + (i ^ 1)])
+        i >>= 1
+        w[tree + i] = key
 
 
 @jit
@@ -39,27 +42,30 @@ def back(w, a, t):
 
 
 @jit
+def least_event(w):
+    """The key of the next event; L.NEVER if there is none."""
+    return w[w[L.QUEUE] + 1]
+
+
+@jit
 def pop(w):
-    """Remove the least event, set NOW to its time, and return its actor."""
-    heap = w[L.HEAP]
-    least = w[heap]
-    n = w[L.HEAP_LEN] - 1
-    w[L.HEAP_LEN] = n
-    if n > 0:
-        key = w[heap + n]
-        i = 0
-        child = 1
-        while child < n:
-            if child + 1 < n and w[heap + child + 1] < w[heap + child]:
-                child += 1
-            if w[heap + child] >= key:
-                break
-            w[heap + i] = w[heap + child]
-            i = child
-            child = 2 * i + 1
-        w[heap + i] = key
+    """Take the least event's actor off its leaf, set NOW to its time, and return it.
+
+    The nodes above are left as they are: the actor's step mostly gives it another event, and `popped` sees to
+    it where it did not.
+    """
+    least = least_event(w)
     w[L.NOW] = least >> L.OWNER_BITS
-    return w[w[L.ACTOR_PTRS] + (least & L.OWNER_MASK)]
+    actor = least & L.OWNER_MASK
+    w[w[L.QUEUE] + w[L.QUEUE_LEAVES] + actor] = L.NEVER
+    return w[w[L.ACTOR_PTRS] + actor]
+
+
+@jit
+def popped(w, a):
+    """After the step of an actor that was popped."""
+    if w[w[L.QUEUE] + w[L.QUEUE_LEAVES] + w[a + L.ID]] == L.NEVER:
+        settle(w, w[a + L.ID], L.NEVER)
 
 
 @jit
@@ -81,8 +87,8 @@ def bin_add(w, column, t, amount):
     """Add to a timeline bin; when time runs past the last bin, fold pairs and double the width."""
     bins = w[L.TIMELINE_BINS]
     base = w[L.TIMELINE]
-    while t >= bins * w[L.TIMELINE_BIN_PS]:
-        w[L.TIMELINE_BIN_PS] *= 2
+    while t >> w[L.TIMELINE_SHIFT] >= bins:
+        w[L.TIMELINE_SHIFT] += 1
         half = bins // 2
         for i in range(half):
             for c in range(L.TIMELINE_COUNT):
@@ -91,7 +97,7 @@ def bin_add(w, column, t, amount):
                 )
         for i in range(half * L.TIMELINE_COUNT, bins * L.TIMELINE_COUNT):
             w[base + i] = 0
-    w[base + (t // w[L.TIMELINE_BIN_PS]) * L.TIMELINE_COUNT + column] += amount
+    w[base + (t >> w[L.TIMELINE_SHIFT]) * L.TIMELINE_COUNT + column] += amount
 
 
 @jit
@@ -106,7 +112,7 @@ def histogram_bucket(value):
 @jit
 def count(w, a, counter, amount):
     """Add to a counter of the actor's VM."""
-    w[w[L.COUNTERS] + w[w[a + L.VM] + L.VM_ID] * L.COUNTER_COUNT + counter] += amount
+    w[w[a + L.COUNTERS_AT] + counter] += amount
 
 
 @jit

@@ -11,6 +11,10 @@ OWNER_BITS = 11
 OWNER_MASK = (1 << OWNER_BITS) - 1
 NOBODY = OWNER_MASK  # an actor number that no actor has: its draws are the same for all
 TIME_LIMIT = 1 << 52  # 75 minutes of virtual time
+NEVER = 1 << 62  # the event of an actor that has none
+
+# Where a CPU is: its socket, LLC domain and core, each in so many bits; all within the one before.
+PLACE_BITS = 20
 
 # Header: absolute addresses.
 (
@@ -24,11 +28,9 @@ TIME_LIMIT = 1 << 52  # 75 minutes of virtual time
     VCPU_COUNT,
     VM_COUNT,
     VM_PTRS,
-    HEAP,
-    HEAP_LEN,
-    CPU_CORE,
-    CPU_LLC,
-    CPU_SOCKET,
+    QUEUE,
+    QUEUE_LEAVES,
+    CPU_PLACE,
     SEED_LOW,
     SEED_HIGH,
     CHECK,
@@ -54,7 +56,7 @@ TIME_LIMIT = 1 << 52  # 75 minutes of virtual time
     TRIES,
     TIMELINE,
     TIMELINE_BINS,
-    TIMELINE_BIN_PS,
+    TIMELINE_SHIFT,
     ZERO_FOLIO,
     SOCKETS,
     LEVELS,
@@ -68,7 +70,7 @@ TIME_LIMIT = 1 << 52  # 75 minutes of virtual time
     FREE_TABLES,
     UNLINKED,
     HOST_TABLES,
-) = range(54)
+) = range(52)
 
 # Mechanisms of the fault path (docs/model.md, "Mechanisms"): absolute addresses.
 (
@@ -247,6 +249,9 @@ PART_COUNT = 19
     SINCE,
     CONTEXT,
     PART_AS,
+    COUNTERS_AT,
+    RMW_AT,
+    TRANSFERS_AT,
     N_START,
     N_END,
     N_CURSOR,
@@ -269,7 +274,7 @@ PART_COUNT = 19
     T_START,
     T_END,
     FINISHED,
-) = range(35)
+) = range(38)
 
 # A vCPU, and the struct kvm_page_fault of the fault it is in.
 (

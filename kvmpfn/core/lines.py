@@ -17,16 +17,11 @@ def distance(w, cpu, owner):
     """How far the owner of a line (cpu + 1, or 0 for memory) is from a CPU: an index of names.DISTANCES."""
     if owner == 0:
         return L.D_MEMORY
-    other = owner - 1
-    if other == cpu:
+    if owner == cpu + 1:
         return L.D_OWN
-    if w[w[L.CPU_CORE] + other] == w[w[L.CPU_CORE] + cpu]:
-        return L.D_CORE
-    if w[w[L.CPU_LLC] + other] == w[w[L.CPU_LLC] + cpu]:
-        return L.D_LLC
-    if w[w[L.CPU_SOCKET] + other] == w[w[L.CPU_SOCKET] + cpu]:
-        return L.D_SOCKET
-    return L.D_REMOTE
+    differs = w[w[L.CPU_PLACE] + cpu] ^ w[w[L.CPU_PLACE] + owner - 1]
+    nearer = (differs == 0) + (differs >> L.PLACE_BITS == 0) + (differs >> 2 * L.PLACE_BITS == 0)
+    return L.D_REMOTE - nearer
 
 
 @jit
@@ -72,7 +67,7 @@ def write_line(w, a, line, own, factor, t):
         done = grant + w[L.C_LATENCY_CORE - 1 + d]
         busy = grant + occupancy
     w[line] = (busy << L.OWNER_BITS) | (cpu + 1)
-    w[w[L.TRANSFERS] + w[w[a + L.VM] + L.VM_ID] * L.DISTANCE_COUNT + d] += 1
+    w[w[a + L.TRANSFERS_AT] + d] += 1
     return done
 
 
@@ -80,15 +75,14 @@ def write_line(w, a, line, own, factor, t):
 def ride_line(w, a, line, own, t):
     """Write once more to the line that this step was granted: it stays for the instruction beside."""
     w[line] += own << L.OWNER_BITS
-    w[w[L.TRANSFERS] + w[w[a + L.VM] + L.VM_ID] * L.DISTANCE_COUNT + L.D_OWN] += 1
+    w[w[a + L.TRANSFERS_AT] + L.D_OWN] += 1
     return t + own
 
 
 @jit
 def tally(w, a, kind, n):
     """Count atomic read-modify-writes of a kind of line (names.RMW_LINES) in the actor's context."""
-    row = w[w[a + L.VM] + L.VM_ID] * 2 + w[a + L.CONTEXT]
-    w[w[L.RMW] + row * L.LINE_COUNT + kind] += n
+    w[w[a + L.RMW_AT] + w[a + L.CONTEXT] * L.LINE_COUNT + kind] += n
 
 
 @jit
@@ -146,7 +140,7 @@ def load(w, a, line, part, t):
         note_wait(w, a, line, owner, t, word >> L.OWNER_BITS)
     d = distance(w, w[a + L.CPU], owner)
     done = max(t, word >> L.OWNER_BITS) + w[L.C_LATENCY_CORE - 1 + d]
-    w[w[L.TRANSFERS] + w[w[a + L.VM] + L.VM_ID] * L.DISTANCE_COUNT + d] += 1
+    w[w[a + L.TRANSFERS_AT] + d] += 1
     charge(w, a, part, done - t)
     return done
 

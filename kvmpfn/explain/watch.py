@@ -117,7 +117,7 @@ class _Watch:
         from kvmpfn.core.engine import run_until
 
         w = self.w
-        key = w[w[L.HEAP]]
+        key = w[w[L.QUEUE] + 1]
         t, x = key >> L.OWNER_BITS, self.actors.pointers[key & L.OWNER_MASK]
         step, vm = w[x + L.PC], w[x + L.VM]
         touched = []
