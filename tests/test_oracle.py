@@ -17,7 +17,7 @@ from oracle.draws import philox
 import kvmpfn as kp
 from kvmpfn.fault_path import PRESETS
 
-EXAMPLES = 700
+EXAMPLES = 420
 """Scenarios of each theme."""
 
 
