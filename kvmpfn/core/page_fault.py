@@ -110,6 +110,8 @@ def access(w, a):
         if marked != spte:
             w[addr] = marked
         w[a + L.V_HAVE] = 0
+        w[a + L.V_CHAIN] = 0  # of attempts that another vCPU's mapping has made needless
+        w[a + L.V_TRIES] = 0
         w[a + L.V_N] += 1
         w[a + L.V_ACCESSES] += 1
         count(w, a, L.K_ACCESSES, 1)
@@ -473,6 +475,7 @@ def set_leaf(w, a):
         return
     count(w, a, L.K_INSTALLS, 1)
     if old & L.SPTE_TABLE:
+        w[L.UNLINKED] += 1
         w[a + L.V_UNLINK] = old >> L.SPTE_PFN_SHIFT
         w[a + L.V_UNLINK_NEXT] = 0
         w[a + L.V_UNLINK_LEAVES] = 0

@@ -174,7 +174,6 @@ def allocate_table(w):
 @jit
 def free_table(w, table):
     """Give a table back, as RCU does when no walk can see it (here they look again: `unlinked`)."""
-    w[L.UNLINKED] += 1
     w[table] = w[L.FREE_TABLES]
     w[L.FREE_TABLES] = table
 

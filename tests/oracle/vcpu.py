@@ -177,6 +177,7 @@ class Vcpu(Actor):
                 self.count("freed_uses")
         self.pass_time(self.private("access"), "guest")
         self.done()
+        self.latency = self.tries = 0  # of attempts that were in vain: another vCPU has mapped the page
         self.hits += 1
         phase, scenario = self.accesses.phase, self.world.scenario
         bounded = scenario.until_faults is not None
