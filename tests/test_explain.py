@@ -17,16 +17,29 @@ from kvmpfn.core import layout as L
 from kvmpfn.core import lines
 from kvmpfn.core.engine import prepare
 from kvmpfn.core.events import histogram_bucket
-from kvmpfn.core.names import COUNTERS, PARTS
+from kvmpfn.core.names import COUNTERS, PARTS, STEPS
 from kvmpfn.explain import Explanation
+from kvmpfn.explain.actors import CALLED, GUEST, OPERATIONS, PHASES, STEP_LINES, Actors
+from kvmpfn.explain.fault import Fault
+from kvmpfn.explain.retries import entry_changed
 from kvmpfn.explain.watch import _Watch
 from kvmpfn.results import Run
 from kvmpfn.scenario import Scenario
-from kvmpfn.simulator import _World
+from kvmpfn.simulator import ACTIONS, _World
 
 ALL = 100_000
 NOBODY = {"", "wake-up", "memory_bandwidth"}
 """What is no wait, or a wait that nobody else is the cause of."""
+
+NO_LINE = {
+    L.PC_HANDLE, L.PC_GOT, L.PC_PRECHECK, L.PC_MM_FAULT, L.PC_ALLOC, L.PC_FILL, L.PC_COW_LOCK, L.PC_INSTALLED,
+    L.PC_LRU_ADD, L.PC_FOLLOW_LOCK, L.PC_REMAP, L.PC_REMAPPED, L.PC_SPLIT_STATS, L.PC_FREEZE_STATS,
+    L.PC_UNLINK_COUNT, L.PC_UNLINK_STATS, L.PC_STATS, L.PC_READ_LOCK, L.PC_WRITE_LOCK, L.PC_QUEUE_HEAD,
+    L.PC_WRITE_GRANT, L.PC_READ_UNLOCK, L.PC_WRITE_UNLOCK, L.PC_MMAP_LOCK, L.PC_OWNER_LOAD, L.PC_OWNER_STORE,
+    L.PC_MMAP_UNLOCK, L.PC_HOST_FLUSH, L.PC_START, L.PC_START_LOCKED, L.PC_YIELD, L.PC_RELOCK, L.PC_RESUME,
+    L.PC_FLUSHED, L.PC_STARTED, L.PC_END, L.PC_END_LOCKED, L.PC_ENDED,
+}  # fmt: skip
+"""Steps of a fault that ask for no line, or for one that has its name by its address."""
 
 
 def storm(action: str = "madvise", **fields: object) -> kp.Storm:
@@ -78,6 +91,32 @@ def test_nothing_is_left_out_of_any_fault(theme: str) -> None:
 
     complete()
     assert seen > 100
+
+
+def test_every_step_and_action_has_words() -> None:
+    steps = set(range(len(STEPS)))
+    faults = set(range(L.PC_ACCESS, L.PC_IDLE))
+    assert set(STEP_LINES) | NO_LINE == faults - {L.PC_ACCESS}
+    assert not set(STEP_LINES) & NO_LINE
+    assert set(PHASES) | CALLED | set(range(L.PC_ACCESS, L.PC_FINISH + 1)) == steps
+    assert set(OPERATIONS) == set(ACTIONS)
+    world = _World(Scenario(memory="1MiB", storms=[storm()]), 0, False, 2)
+    w, actors = world.words.data, Actors(world.scenario, world.words.data)
+    client, vcpu = actors.pointers
+    w[client + L.N_START], w[client + L.N_END] = 3, 5
+    w[client + L.S_START], w[client + L.S_END] = 2, 7
+    w[vcpu + L.V_GFN] = 9
+    for action, words in OPERATIONS.items():
+        actors.actions = [action]
+        for step in set(PHASES) | CALLED:
+            for after in set(PHASES) - CALLED if step in CALLED else [0]:
+                w[client + L.PC], w[client + L.AFTER] = step, after
+                text = actors.doing(client).removeprefix("asking for mmu_lock, then ")
+                phase = PHASES[after if step in CALLED else step]
+                assert text == (f"{phase} [3..5)" if phase else f"{words} [2..7)")
+    for step in faults:
+        w[vcpu + L.PC], w[vcpu + L.AFTER] = step, L.PC_MAPPED
+        assert actors.doing(vcpu).endswith("access to gfn 9" if step in GUEST else "fault on gfn 9")
 
 
 def test_one_storm_holds_mmu_lock() -> None:
@@ -164,6 +203,25 @@ def test_an_invalidation_that_ended_is_the_first_since_the_snapshot() -> None:
         assert row.because == f"had invalidated [{first['b']}..{first['b'] + 64}) meanwhile"
 
 
+def test_who_replaces_a_table_changes_its_entries() -> None:
+    """A huge leaf in the place of a table makes the faults retry that are on their way to its entries."""
+    world = _World(Scenario(vcpus=2, memory="2MiB"), 0, False, 2)
+    w, actors = world.words.data, Actors(world.scenario, world.words.data)
+    other, table = actors.pointers[1], 1000
+    w[other + L.V_UNLINK] = table
+    for step, entry, changed in (
+        (L.PC_UNLINK, table, True),
+        (L.PC_UNLINK, table + 511, True),
+        (L.PC_UNLINK, table + 512, False),
+        (L.PC_STATS, table, False),
+    ):
+        w[other + L.PC] = step
+        fault = Fault(0, 0, 0, 0, entry=entry, remembered=w[entry])
+        assert entry_changed(actors, fault, other) is changed
+        fault.remembered += 1
+        assert entry_changed(actors, fault, other)
+
+
 def test_a_copy_on_write_makes_its_own_fault_stale() -> None:
     region = kp.Region("1MiB", backing="page_cache", mapping="private", populated=True)
     _, told = explained(memory=[region], workload=kp.workloads.replay(vcpus=[[[5, 1, 0]]]))
@@ -196,6 +254,88 @@ def test_a_fork_holds_mmap_lock() -> None:
     woken = told.pieces[(told.pieces["waited_for"] == "wake-up") & (told.pieces["part"] == "mmap_wait")]
     assert set(woken["ps"]) == {run.scenario.machine.cost_ps("sleep_wake")}
     assert waits["ps"].sum() + woken["ps"].sum() == run.counters["lock_wait.mmap_lock.read"]
+
+
+def test_a_swapped_page_is_slept_for() -> None:
+    """Reclaim has its entries back as soon as the notifier has returned."""
+    run, told = explained(
+        memory=[kp.Region("1MiB", populated=True)],
+        vcpus=2,
+        workload=kp.workloads.uniform(writes=1.0, accesses=500),
+        storms=[storm("reclaim", limit=40)],
+    )
+    waits = told.pieces[told.pieces["waited_for"] == "migration"]
+    assert set(waits["holder"]) == {"storm 0 (reclaim)"}
+    assert set(waits["doing"]) == {"swapping out [0..64)"}
+    slept = told.pieces[(told.pieces["waited_for"] == "wake-up") & (told.pieces["step"] == "mm_fault")]
+    assert set(slept["ps"]) == {run.scenario.machine.cost_ps("sleep_wake")}
+    assert len(slept) == len(waits) > 0
+
+
+def test_a_full_batch_of_puts_is_drained() -> None:
+    """Every second fault pays for two puts, of folios whose lines its own gets have brought."""
+    run, told = explained(
+        memory=[kp.Region("1MiB", populated=True)],
+        workload=kp.workloads.replay(vcpus=[[[i, 1, 0] for i in range(5)]]),
+        fault_path=kp.FaultPath("v6.16").replace(put_batch=2),
+    )
+    drained = told.pieces[told.pieces["step"] == "drain_puts"].merge(
+        told.frame[["gfn"]], left_on="fault", right_index=True
+    )
+    assert sorted(drained["gfn"]) == [1, 1, 3, 3]
+    assert set(drained["part"]) == {"folio"}
+    assert set(drained["ps"]) == {run.scenario.machine.cost_ps("own_add")}
+    assert run.counters["puts"] == 5  # the last one outside of any fault
+
+
+def test_khugepaged_holds_mmap_lock() -> None:
+    """madvise has the huge page split, once; khugepaged copies all of it to make it whole again."""
+    run, told = explained(
+        memory=[kp.Region("2MiB", backing="thp", populated=True)],
+        workload=kp.workloads.uniform(writes=1.0, accesses=1000),
+        storms=[storm(limit=1), storm("khugepaged", think="20us")],
+    )
+    assert run.counters["thp_collapses"] == 1
+    (wait,) = told.pieces[told.pieces["waited_for"] == "mmap_lock"].itertuples()
+    assert (wait.holder, wait.doing) == ("storm 1 (khugepaged)", "collapsing [0..512)")
+    wake = run.scenario.machine.cost_ps("sleep_wake")
+    assert wait.ps + wake == run.counters["lock_wait.mmap_lock.read"]
+    assert wait.ps > 256 * run.scenario.machine.cost_ps("copy_4k")
+
+
+def test_who_clears_the_dirty_log_holds_mmu_lock() -> None:
+    """All 512 pages are cleared under one hold of mmu_lock, for which the vCPU waits once."""
+    run, told = explained(
+        memory=[kp.Region("2MiB", populated=True, mapped=True), kp.Region("1MiB", populated=True)],
+        workload=kp.workloads.replay(vcpus=[[[512 + i, 1, 0] for i in range(256)]]),
+        dirty_logging=True,
+        initially_all_set=True,
+        storms=[storm("clear_dirty_log", span="2MiB", limit=1)],
+    )
+    waits = told.pieces[told.pieces["waited_for"] == "mmu_lock"]
+    assert set(waits["holder"]) == {"storm 0 (clear_dirty_log)"}
+    assert set(waits["doing"]) == {"clearing the dirty log of [0..512)"}
+    waited = run.counters["lock_wait.mmu_lock.read"]
+    assert waits["ps"].sum() - waited == run.scenario.machine.cost_ps("socket_latency")
+    log = run.events
+    held = log[log["step"].isin(["clear_dirty", "write_unlock"]) & (log["actor"] == 0)]["time"]
+    assert 0 < waited < held.max() - held.min()
+
+
+def test_an_exit_flushes_the_pml_buffer() -> None:
+    """Four pages were written since the last exit: one atomic takes the bitmap's line, three ride."""
+    first, second = (kp.Region("1MiB", populated=True, mapped=mapped) for mapped in (True, False))
+    run, told = explained(
+        memory=[first, second],
+        workload=kp.workloads.replay(vcpus=[[*([i, 1, 0] for i in range(4)), [256, 1, 0]]]),
+        dirty_logging=True,
+        pml=True,
+    )
+    (flush,) = told.pieces[told.pieces["step"] == "pml_flush"].itertuples()
+    c = run.scenario.machine.cost_ps
+    assert (flush.fault, flush.part) == (1, "dirty_log")
+    assert flush.ps == c("memory_latency") + 3 * c("own_add")
+    assert list(told.frame["gfn"]) == [1 << 18]
 
 
 def test_a_page_table_lock_is_another_vcpus() -> None:

@@ -15,20 +15,43 @@ MMU_LOCK_STEPS = frozenset(
     (L.PC_READ_LOCK, L.PC_WRITE_LOCK, L.PC_QUEUE_HEAD, L.PC_WRITE_GRANT, L.PC_READ_UNLOCK, L.PC_WRITE_UNLOCK)
 )
 ASKS_FOR_MMU_LOCK = MMU_LOCK_STEPS - {L.PC_READ_UNLOCK, L.PC_WRITE_UNLOCK}
-CALLED = MMU_LOCK_STEPS | {L.PC_PTL_LOCK, L.PC_PTL_UNLOCK, L.PC_MMAP_LOCK, L.PC_OWNER_LOAD, L.PC_OWNER_STORE}
+CALLED = MMU_LOCK_STEPS | {
+    L.PC_PTL_LOCK, L.PC_PTL_UNLOCK, L.PC_MMAP_LOCK, L.PC_OWNER_LOAD, L.PC_OWNER_STORE, L.PC_HOST_FLUSH,
+    L.PC_PML_FLUSH, L.PC_DRAIN_PUTS,
+}  # fmt: skip
+"""Steps that say nothing of their own: what an actor is about shows in the step that comes after."""
+
+GUEST = (L.PC_ACCESS, L.PC_STOPPED)
+"""Steps of a vCPU that is in no fault."""
+
+OPERATIONS = {
+    "madvise": "madvise of",
+    "numa_balancing": "NUMA scan of",
+    "migration": "migration of",
+    "fork": "fork of",
+    "age": "aging",
+    "ksm": "merging",
+    "khugepaged": "collapsing",
+    "mprotect": "mprotect of",
+    "reclaim": "swapping out",
+    "clear_dirty_log": "clearing the dirty log of",
+}
+"""What a storm's action is called, of a range."""
 
 PHASES = {
     **dict.fromkeys(range(L.PC_START, L.PC_STARTED + 1), "zapping"),
     **dict.fromkeys(range(L.PC_END, L.PC_ENDED + 1), "ending its invalidation of"),
-    **dict.fromkeys((L.PC_PTES, L.PC_PTE_END, L.PC_HOST_FLUSH), "changing the host's entries of"),
-    **dict.fromkeys((L.PC_AGE, L.PC_AGED), "aging"),
+    **dict.fromkeys((L.PC_SPLIT, L.PC_SPLIT_FLUSHED), "splitting"),
+    **dict.fromkeys((L.PC_PTES, L.PC_PTE_END), "changing the host's entries of"),
     L.PC_FLUSH: "flushing",
-    L.PC_AFTER: "freeing",
-    L.PC_RESTORE: "moving",
+    **dict.fromkeys((L.PC_CUT, L.PC_AFTER, L.PC_RESTORE, L.PC_MMAP_UNLOCK, L.PC_OVER, L.PC_DONE), ""),
+    **dict.fromkeys(range(L.PC_COLLAPSE, L.PC_COLLAPSED + 1), ""),
+    **dict.fromkeys(range(L.PC_AGE, L.PC_CLEARED + 1), ""),
+    **dict.fromkeys((L.PC_IDLE, L.PC_STOPPED), "done with"),
 }
-"""What a storm client is about whose next step is this one."""
+"""What a storm client is about whose next step is this one; empty: what its action is called."""
 
-# Lines that a step asks for: in the VM by their address, the others by the step; else it is a leaf's line.
+# Lines that a step asks for: in the VM by their address, the others by the step.
 VM_LINES = (
     (L.SEQ_LINE, "seq", "seq_line"),
     (L.MMU_LINE, "mmu_lock", "mmu_lock"),
@@ -40,14 +63,19 @@ VM_LINES = (
 STEP_LINES = {
     **dict.fromkeys(
         (L.PC_GET, L.PC_EARLY_PUT, L.PC_PFN_GET, L.PC_RELEASE_UNUSED, L.PC_RELEASE, L.PC_RELEASE_CLEAN,
-         L.PC_FOLLOW, L.PC_ZAP_MARK),
+         L.PC_FOLLOW, L.PC_UNLINK_MARK, L.PC_DRAIN_PUTS, L.PC_ZAP_MARK),
         ("folio", "folio"),
+    ),
+    **dict.fromkeys(
+        (L.PC_FAST_PAGE_FAULT, L.PC_MAPPED, L.PC_TABLE_COUNT, L.PC_FREEZE, L.PC_FROZEN, L.PC_LEAF,
+         L.PC_SET_LEAF, L.PC_UNLINK, L.PC_ZAP),
+        ("spte", "spte"),
     ),
     L.PC_MAP_FILE: ("folio", "host_fault"),
     **dict.fromkeys((L.PC_GUP, L.PC_SLOW), ("host_pte", "gup")),
     L.PC_INSTALL: ("host_pte", "host_fault"),
     **dict.fromkeys((L.PC_PTL_LOCK, L.PC_PTL_UNLOCK), ("ptl", "ptl")),
-    L.PC_FAST_DIRTY: ("dirty_bitmap", "dirty_log"),
+    **dict.fromkeys((L.PC_FAST_DIRTY, L.PC_PML_FLUSH), ("dirty_bitmap", "dirty_log")),
     L.PC_LINK: ("page_table", "walk"),
     **dict.fromkeys((L.PC_FLUSH, L.PC_FINISH), ("vcpu_request", "flush")),
 }  # fmt: skip
@@ -107,19 +135,20 @@ class Actors:
             return ""
         step = w[a + L.PC]
         ahead = "asking for mmu_lock, then " if step in ASKS_FOR_MMU_LOCK else ""
-        if w[a + L.IS_VCPU]:
-            what = "copy-on-write of" if w[a + L.CONTEXT] == L.CTX_ZAP else "fault on"
-            if step == L.PC_ACCESS:
-                what = "access to"
-            return f"{ahead}{what} gfn {w[a + L.V_GFN]}"
         if step in CALLED:
             step = w[a + L.AFTER]
-        return f"{ahead}{PHASES.get(step, 'done with')} {self.span(a)}"
+        if w[a + L.IS_VCPU]:
+            what = "copy-on-write of" if w[a + L.CONTEXT] == L.CTX_ZAP else "fault on"
+            if step in GUEST:
+                what = "access to"
+            return f"{ahead}{what} gfn {w[a + L.V_GFN]}"
+        return ahead + (f"{PHASES[step]} {self.span(a)}" if PHASES[step] else self.operation(a))
 
     def operation(self, a: int) -> str:
         """Say what all of an actor's present work is, whatever its step."""
-        if a and not self.words[a + L.IS_VCPU]:
-            return f"{self.actions[self.words[a + L.ID]]} of {self.span(a)}"
+        w = self.words
+        if a and not w[a + L.IS_VCPU]:
+            return f"{OPERATIONS[self.actions[w[a + L.ID]]]} [{w[a + L.S_START]}..{w[a + L.S_END]})"
         return self.doing(a)
 
     def line(self, address: int, step: int, booked: dict[str, int]) -> tuple[str, str]:
@@ -138,7 +167,7 @@ class Actors:
             return "ipi", "flush" if step == L.PC_FLUSH else "host_fault"
         if address in self.resources:
             return self.resources[address], "host_fault"
-        name, part = self.lines.get(address) or STEP_LINES.get(step, ("spte", "spte"))
+        name, part = self.lines.get(address) or STEP_LINES[step]
         # Two steps ask for one of two lines; which of them shows in what they booked.
         if step == L.PC_FOLLOW and "folio" not in booked:
             name, part = "host_pte", "host_fault"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from kvmpfn.explain.actors import Actors
     from kvmpfn.explain.fault import Fault
 
-__all__ = ["cells", "follow_entry", "new_retry", "staled_by"]
+__all__ = ["cells", "entry_changed", "follow_entry", "new_retry", "staled_by"]
 
 CELLS = range(L.K_RETRY_PRE_GUP_RANGE, L.K_RETRY_OTHER + 1)
 
@@ -42,6 +42,14 @@ def follow_entry(actors: Actors, fault: Fault, step: int) -> None:
         fault.entry = 0
     if step in (L.PC_HANDLE, L.PC_FAST_PAGE_FAULT):
         fault.ended = None  # the snapshot was taken in this step
+
+
+def entry_changed(actors: Actors, fault: Fault, x: int) -> bool:
+    """Whether the fault's entry is another now, or `x` has put a huge leaf in the place of its table."""
+    w = actors.words
+    if w[fault.entry] != fault.remembered:
+        return True
+    return w[x + L.PC] == L.PC_UNLINK and 0 <= fault.entry - w[x + L.V_UNLINK] < 512
 
 
 def staled_by(actors: Actors, fault: Fault, cell: str) -> tuple[int, str]:

@@ -16,7 +16,7 @@ from kvmpfn.core import layout as L
 from kvmpfn.core.names import PARTS, STEPS
 from kvmpfn.explain.actors import MMU_LOCK_STEPS, Actors
 from kvmpfn.explain.fault import Attempt, Blame, Fault, Piece
-from kvmpfn.explain.retries import cells, follow_entry, new_retry, staled_by
+from kvmpfn.explain.retries import cells, entry_changed, follow_entry, new_retry, staled_by
 from kvmpfn.simulator import EVENTS_A_CHUNK, InvariantError
 
 if TYPE_CHECKING:
@@ -42,8 +42,11 @@ ASKED = {
 }
 """The step in which it waits."""
 
-WAKE = {L.PC_WRITE_UNLOCK: 0, L.PC_PTL_UNLOCK: 0, L.PC_MMAP_UNLOCK: 1, L.PC_RESTORE: 1}
-"""Steps of others that end such a wait and book it; 1 where the vCPU slept and has to wake up."""
+WAKE = {L.PC_WRITE_UNLOCK: 0, L.PC_PTL_UNLOCK: 0, L.PC_MMAP_UNLOCK: 1, L.PC_RESTORE: 1, L.PC_AFTER: 1}
+"""Steps of others that end such a wait and book it; 1 where the vCPU slept and has to wake up.
+
+Reclaim puts its entries back in `after`.
+"""
 
 OUTCOMES = ("retry", "fixed", "spurious", "emulate", "error")
 
@@ -151,7 +154,7 @@ class _Watch:
             if step == L.PC_FINISH:
                 self.close(fault, outcome)
         for fault in self.open.values():
-            if fault.entry and fault.changed_by is None and w[fault.entry] != fault.remembered:
+            if fault.entry and fault.changed_by is None and entry_changed(self.actors, fault, x):
                 fault.changed_by = (x, self.actors.doing(x))
 
     def parts(self, fault: Fault) -> list[int]:
@@ -164,7 +167,8 @@ class _Watch:
         """Return what the fault's own step booked, by part; what lies between attempts books nothing."""
         w, a = self.w, fault.a
         if step == L.PC_ACCESS:
-            if w[a + L.PC] != L.PC_HANDLE:
+            following = w[a + L.AFTER] if w[a + L.PC] == L.PC_PML_FLUSH else w[a + L.PC]
+            if following != L.PC_HANDLE:
                 return {}
             before = [0] * L.PART_COUNT
             fault.attempts.append(Attempt(w[a + L.V_GFN], t))
