@@ -20,8 +20,11 @@ def distance(w, cpu, owner):
     if owner == cpu + 1:
         return L.D_OWN
     differs = w[w[L.CPU_PLACE] + cpu] ^ w[w[L.CPU_PLACE] + owner - 1]
-    nearer = (differs == 0) + (differs >> L.PLACE_BITS == 0) + (differs >> 2 * L.PLACE_BITS == 0)
-    return L.D_REMOTE - nearer
+    if differs == 0:
+        return L.D_CORE
+    if differs >> L.PLACE_BITS == 0:
+        return L.D_LLC
+    return L.D_SOCKET if differs >> 2 * L.PLACE_BITS == 0 else L.D_REMOTE
 
 
 @jit
