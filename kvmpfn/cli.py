@@ -285,6 +285,51 @@ def figures(
         raise typer.Exit(1)
 
 
+@app.command()
+def bench(
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="All sizes, all fault paths, a cold compile; takes some 20 minutes."),
+    ] = False,
+    results: Annotated[
+        Path | None, typer.Option(help="Measure nothing; take what --output once wrote to this file.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the results to this file, as JSON.")] = None,
+    readme: Annotated[Path | None, typer.Option(help="Put the tables into this document.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="Write the figure to this folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Time the simulator on this machine, beside a program in C, the oracle and cache misses: a minute."""
+    from kvmpfn.bench import FULL, QUICK, Report, measure, split_readme, write_readme
+
+    if results and full:
+        raise InputError("--full: measures, and --results takes what was measured; leave out one")
+    _check_output(output)
+    if readme:
+        split_readme(readme)
+    if figures and figures.exists() and not figures.is_dir():
+        raise InputError(f"{figures}: is a file; nearest is {figures.parent}")
+    if results:
+        report = Report.load(results)
+    else:
+        report = measure(FULL if full else QUICK, _say)
+        _say("")
+    if output:
+        output.write_text(report.to_json(), encoding="utf-8")
+    if readme:
+        write_readme(report, readme)
+    sizes = report.tables["sizes"]
+    if figures and not sizes.empty:
+        from kvmpfn.plots import save
+        from kvmpfn.plots.bench import plot_sizes
+
+        save(plot_sizes(sizes), "bench", sizes, folder=figures)
+    if as_json:
+        _print_json(report.to_dict())
+    else:
+        print(report)
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line, and exit with its code.
 
@@ -316,6 +361,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _fail(message: str, code: int) -> NoReturn:
     print(f"kvmpfn: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
+
+
+def _say(text: str) -> None:
+    """Show what is being done, in place of what was said before; on a terminal only."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def _scenario(path: Path, changes: list[str] | None, until: str | None) -> Scenario:
