@@ -11,7 +11,7 @@ PYTEST_ARGS ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help env figures test lint format lock clean
+.PHONY: help env figures bench test lint format lock clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
@@ -34,6 +34,10 @@ $(STAMP): requirements.lock pyproject.toml
 
 figures: env ## Regenerate every figure, and the data behind each, from the notebooks.
 	$(BIN)/kvmpfn figures
+
+bench: env ## Time the simulator: its parts, then all of it, into benchmarks/results.json and the README.
+	$(BIN)/pytest benchmarks --benchmark-enable --benchmark-columns=median,min,max,rounds
+	$(BIN)/kvmpfn bench --full --output benchmarks/results.json --readme README.md
 
 format: env ## Put the code in the project's style, and mend what ruff can mend.
 	$(BIN)/ruff check --fix .
