@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from oracle.draws import GFN, Draws
 
-from kvmpfn.bench import QUICK, SCHEMA, Report, bench_16g, case, measure, programs, rounds
+from kvmpfn.bench import QUICK, SCHEMA, Report, bench_16g, case, measure, programs, rounds, write_readme
 from kvmpfn.bench.programs import Floor, Unavailable, engine, oracle, update_lines
 from kvmpfn.cli import main
 from kvmpfn.plots.bench import plot_sizes
@@ -166,6 +166,14 @@ def test_the_figure_holds_the_table(report: Report):
     assert list(lines["ideal: as the first"].get_ydata()) == [sizes["taken_per_s"][0]] * 2
     assert set(lines["random line updates"].get_ydata()) == {sizes["updates_per_s"].unique().mean()}
     plt.close("all")
+
+
+def test_the_readme_shows_the_results(repo_root: Path, results: Path, tmp_path: Path):
+    """The table is the one that the committed results give."""
+    copy = tmp_path / "README.md"
+    copy.write_bytes((repo_root / "README.md").read_bytes())
+    write_readme(Report.load(results), copy)
+    assert copy.read_bytes() == (repo_root / "README.md").read_bytes()
 
 
 def test_command(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
