@@ -342,9 +342,9 @@ def test_a_page_table_lock_is_another_vcpus() -> None:
     run, told = explained(vcpus=3, workload=kp.workloads.demand_paging(share="overlapping"))
     owners = told.pieces.merge(told.frame[["vcpu"]], left_on="fault", right_index=True)
     waits = owners[owners["waited_for"] == "ptl"]
-    transfer = run.scenario.machine.cost_ps("llc_latency")  # with which each wait ends
-    ends = waits["ps"].sum() - run.counters["lock_wait.ptl.exclusive"]
-    assert ends % transfer == 0 and ends // transfer <= len(waits)
+    # Each wait ends with a transfer, which the counter leaves out; it has attempts that led to no fault, too.
+    transfers = len(waits) * run.scenario.machine.cost_ps("llc_latency")
+    assert 0 < waits["ps"].sum() - transfers <= run.counters["lock_wait.ptl.exclusive"]
     assert set(waits["holder"]) == {"vCPU 0", "vCPU 1", "vCPU 2"}
     assert (waits["holder"] != "vCPU " + waits["vcpu"].astype(str)).all()
 

@@ -14,7 +14,18 @@ from kvmpfn.memory import Ledger, memory_ledger, scenario_ledger
 WRITE_ALL = kp.workloads.demand_paging(share="overlapping", order="random")
 STORM = kp.storms.poisson(rate="50k/s", span="4KiB", hold="4us")
 UNIT = {"thp": "2MiB", "hugetlb_2m": "2MiB", "hugetlb_1g": "1GiB"}
-BACKINGS = ("anon", "thp", "hugetlb_2m", "page_cache", "pfnmap", "pfnmap_struct_page", "tail_pages")
+BACKINGS = (
+    "anon",
+    "ksm",
+    "zero_page",
+    "dax",
+    "thp",
+    "hugetlb_2m",
+    "page_cache",
+    "pfnmap",
+    "pfnmap_struct_page",
+    "tail_pages",
+)
 
 
 def predicted(ledger: Ledger) -> dict[str, int]:
@@ -31,6 +42,8 @@ def built(scenario: kp.Scenario) -> dict[str, int]:
     run = kp.simulate(scenario)
     assert not run.died
     memory = {str(name): int(value) for name, value in run.memory.items()}
+    # A storm that cuts a huge page gives it a table.
+    memory["host_table_bytes"] -= 4096 * int(run.counters["thp_splits"] - run.counters["thp_collapses"])
     assert memory["kvm_table_bytes"] == 4096 * memory["kvm_tables"]
     return {name: memory[name] for name in predicted(scenario_ledger(scenario))}
 
@@ -42,13 +55,15 @@ def regions(draw: st.DrawFn) -> kp.Region:
     mapped = draw(st.booleans())
     populated = mapped or draw(st.booleans())
     shared: dict[str, Any] = {"mapping": draw(st.sampled_from(("private", "shared")))}
+    if backing in ("dax", "pfnmap") and draw(st.booleans()):
+        size, shared = f"{2 * draw(st.integers(1, 4))}MiB", {"folio_order": 9}
     return kp.Region(
         size,
         backing=backing,
         congruent=draw(st.booleans()),
         populated=populated,
         mapped=mapped,
-        **shared if backing == "page_cache" else {},
+        **shared if backing == "page_cache" or "folio_order" in shared else {},
     )
 
 

@@ -154,13 +154,15 @@ def scenario_ledger(scenario: Scenario, *, dirty_ring: int = 0, hvo: bool = Fals
 def _slot(region: Region, scenario: Scenario, hvo: bool, again: bool) -> Slot:
     """Say what a region is, and how it is mapped when a vCPU has written to each of its pages."""
     huge = region.congruent and not scenario.dirty_logging
+    host = ("4k", "2m", "1g")[region.host_level - 1]
     return Slot(
         region.size_bytes,
-        HOST_LEVEL[region.backing] if huge else "4k",
+        host if huge else "4k",
         region.backing,
         hvo=hvo and region.backing in VMEMMAP_KEPT,
         folio_order=region.folio_order if region.backing == "page_cache" else 0,
         again=again,
+        host=host,
     )
 
 

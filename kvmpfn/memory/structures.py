@@ -68,6 +68,8 @@ class Slot:
         Of page cache.
     again : bool
         Whether another slot maps the same pages and has them counted.
+    host : {"4k", "2m", "1g", ""}
+        How the host maps it; by its backing if not said.
     """
 
     size: int
@@ -77,6 +79,12 @@ class Slot:
     hvo: bool = False
     folio_order: int = 0
     again: bool = False
+    host: str = ""
+
+    @property
+    def host_level(self) -> str:
+        """The level at which the host maps it."""
+        return self.host or HOST_LEVEL[self.backing]
 
     @property
     def pages(self) -> int:
@@ -343,7 +351,7 @@ def host_tables(slots: Sequence[Slot]) -> list[Entry]:
     """Count the tables of the processes that own the memory, below their top level."""
     pte = pmd = pud = deposited = 0
     for slot in slots:
-        level = HOST_LEVEL[slot.backing]
+        level = slot.host_level
         # A mapping of huge pages is aligned to them, whatever the guest's addresses are.
         pte += slot.spans("2m") if level == "4k" else 0
         pmd += slot.spans("1g") if level != "1g" else 0

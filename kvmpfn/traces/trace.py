@@ -17,7 +17,7 @@ from kvmpfn import workloads
 from kvmpfn.traces.faults import OUTCOMES, Assembly, Fault, Invalidation, assemble
 from kvmpfn.traces.ftrace import ABSENT, CODE, EVENT_FIELDS, EVENTS, Lines, read_lines
 from kvmpfn.traces.statistics import PAGE_SHIFT, Statistics, read_statistics
-from kvmpfn.units import InputError, format_size, format_time
+from kvmpfn.units import InputError, format_size, format_time, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -360,8 +360,9 @@ def read_trace(path: str | os.PathLike[str], *, kernel: str | None = None) -> Tr
     """
     file = Path(path)
     if not file.is_file():
-        near = sorted(file.parent.glob("*.trace*")) if file.parent.is_dir() else []
-        raise InputError(f"{file.name}: no such recording; nearest valid: {near[0].name if near else 'none'}")
+        there = [one.name for one in sorted(file.parent.glob("*.trace*"))] if file.parent.is_dir() else []
+        near = nearest(file.name, there) if there else "none"
+        raise InputError(f"{file.name}: no such recording; nearest valid: {near}")
     lines = read_lines(file)
     if not lines.event:
         raise InputError(f"{file.name}: no event of KVM in it; nearest valid: text of the ftrace buffer")
