@@ -12,7 +12,7 @@ from .draws import PLACE, below
 from .events import call, count, schedule
 from .host_locks import down, mmap_trylock
 from .host_mm import first_of_pte, gfn_of_page, peek_pte, region_of
-from .host_ops import wanted
+from .host_ops import referenced, wanted
 from .jit import jit
 from .mmu_notifier import flush_remote_tlbs
 from .thp import can_collapse, split_table_of
@@ -108,6 +108,28 @@ def any_wanted(w, a, r):
 
 
 @jit
+def looks_first(action):
+    """Operations that leave a page whose count says that somebody uses it alone from the start.
+
+    Compaction (isolate_migratepages_block) and khugepaged (hpage_collapse_scan_pmd).
+    """
+    return action == L.ACT_MIGRATION or action == L.ACT_KHUGEPAGED
+
+
+@jit
+def any_referenced(w, a, r):
+    """Whether KVM holds a reference in flight to a folio that the operation would move."""
+    gfn = w[a + L.S_START]
+    while gfn < w[a + L.S_END]:
+        first, unit = first_of_pte(w, r, gfn)
+        pte = peek_pte(w, r, gfn)
+        if wanted(w, a, r, pte) and (pte & L.P_ZERO) == 0 and referenced(w, r, gfn, pte):
+            return True
+        gfn = first + unit
+    return False
+
+
+@jit
 def begin(w, a, r, action, t):
     """Take what the operation takes before it calls the notifier."""
     if action == L.ACT_AGE:
@@ -122,10 +144,13 @@ def begin(w, a, r, action, t):
             call(w, a, L.PC_WRITE_LOCK, L.PC_CLEAR_DIRTY, t)
     elif moves_pages(action) and not any_wanted(w, a, r):
         skip(w, a, t)  # no such page is mapped: the notifier is not called
-    elif action == L.ACT_MIGRATION or action == L.ACT_RECLAIM:
-        schedule(w, a, L.PC_CUT, t)
     elif action == L.ACT_KHUGEPAGED and not can_collapse(w, r, split_table_of(w, a, r)):
         skip(w, a, t)
+    elif looks_first(action) and any_referenced(w, a, r):
+        count(w, a, L.K_HOST_OP_BUSY, 1)
+        skip(w, a, t)
+    elif action == L.ACT_MIGRATION or action == L.ACT_RECLAIM:
+        schedule(w, a, L.PC_CUT, t)
     elif action == L.ACT_FORK or action == L.ACT_MPROTECT or action == L.ACT_KHUGEPAGED:
         down(w, a, L.MODE_WRITE, L.PC_CUT, t)
     elif action == L.ACT_NUMA and not mmap_trylock(w, a):

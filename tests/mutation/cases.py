@@ -312,13 +312,13 @@ CASES: dict[str, Scenario] = {
     ),
     "held too long for khugepaged": _case(
         Region("2MiB", backing="thp", populated=True),
-        FaultPath("v6.1", put_batch=8),
-        uniform(writes=0.5, accesses=60, think="2us"),
+        "v6.1",
+        uniform(writes=0.5, accesses=60, think="4us"),
         closed_loop(think="9us", span="16KiB", hold="0ns", limit=9),
-        closed_loop(think="15us", span="2MiB", hold="0ns", action="khugepaged", limit=9),
-        vcpus=3,
+        closed_loop(think="3us", span="2MiB", hold="0ns", action="khugepaged", limit=60),
+        vcpus=5,
         until="300 faults",
-        host=HOST.with_cost("copy_4k", 20).with_cost("zero_4k", 10),
+        host=HOST.with_cost("copy_4k", 20).with_cost("zero_4k", 10).with_cost("handler_lock", 3000),
     ),
     "swapped before khugepaged": _case(
         Region("2MiB", backing="thp", populated=True),

@@ -334,6 +334,12 @@ FAULTS = (
     ),
     Fault(
         "clients.py",
+        "    elif looks_first(action) and any_referenced(w, a, r):\n",
+        "    elif action < 0:\n",
+        "compaction and khugepaged do not look at the count first",
+    ),
+    Fault(
+        "clients.py",
         "moves_pages(action) and not any_wanted(w, a, r):\n",
         "moves_pages(action) and action < 0:\n",
         "the notifier is called for pages that are not mapped",

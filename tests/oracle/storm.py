@@ -67,8 +67,11 @@ class Client(Actor):
             totals["late_max_ps"] = max(totals["late_max_ps"], late)
             region, start, end = self.span(k)
             self.last_start = start
-            if self.skips(region, start, end):
+            busy = False
+            if self.skips(region, start, end) or (busy := self.finds_busy(region, start, end)):
                 self.count_skipped()
+                if busy:
+                    self.count("host_op_busy")
                 self.t += max(1, self.private("zap_skip"))
                 continue
             if storm.action == "age":
@@ -121,6 +124,20 @@ class Client(Actor):
             return not region.can_collapse(start)
         wanted = action in ("migration", "reclaim", "ksm")
         return wanted and not any(host_ops.changes(self, region, gfn) for gfn in range(start, end))
+
+    def finds_busy(self, region: HostRegion, start: int, end: int) -> bool:
+        """Whether the operation looks at the pages' counts first, and finds KVM's reference there."""
+        if self.storm.action not in ("migration", "khugepaged"):
+            return False
+        own = [gfn for gfn in range(start, end) if self.would_move(region, gfn)]
+        return any(region.folio(gfn, region.pte(gfn)).in_flight for gfn in own)
+
+    def would_move(self, region: HostRegion, gfn: int) -> bool:
+        """Whether a page is one of those that migration or khugepaged would take elsewhere."""
+        if self.storm.action == "migration":
+            return host_ops.changes(self, region, gfn)
+        pte = region.pte(gfn)
+        return pte.state in ("rw", "ro", "protnone") and not pte.zero
 
     def count_skipped(self) -> None:
         """Count an operation that did not come about."""
