@@ -90,6 +90,14 @@ def test_save_goes_where_the_environment_says(tmp_path: Path, monkeypatch: pytes
     assert {path.parent for path in save(draw(), "figure")} == {tmp_path / "here"}
 
 
+def test_save_goes_beside_the_notebooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("KVMPFN_FIGURES", raising=False)
+    (tmp_path / "notebooks").mkdir()
+    for where, folder in (("notebooks", "figures"), (".", "figures")):
+        monkeypatch.chdir(tmp_path / where)
+        assert {path.parent for path in save(draw(), "figure")} == {tmp_path / folder}
+
+
 def test_the_system_has_another_dejavu(tmp_path):
     """Figures are drawn with matplotlib's own fonts, whatever the machine has under the same name."""
     manager = font_manager.fontManager

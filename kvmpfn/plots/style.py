@@ -81,14 +81,15 @@ def save(
     digest : str
         Digest of the scenario, or of the scenarios, kept in the metadata of SVG and PDF.
     folder : path, optional
-        Where to; the folder that ``KVMPFN_FIGURES`` names, or ``figures``, if not given.
+        Where to. If not given: the folder that ``KVMPFN_FIGURES`` names; else ``figures`` beside the
+        ``notebooks`` that the work is in; else ``figures`` here.
 
     Returns
     -------
     list of Path
         The files written.
     """
-    target = Path(folder if folder is not None else os.environ.get("KVMPFN_FIGURES") or "figures")
+    target = Path(folder if folder is not None else os.environ.get("KVMPFN_FIGURES") or _figures())
     target.mkdir(parents=True, exist_ok=True)
     svg, pdf, csv = (target / f"{name}.{suffix}" for suffix in ("svg", "pdf", "csv"))
     about = f"scenario sha256:{digest}" if digest else ""
@@ -140,3 +141,9 @@ def label_lines(ax: Axes, right: float = 0.22, gap: float = 0.055) -> None:
             x + 0.015, height - over, str(line.get_label()), transform=ax.transAxes,
             color=line.get_color(), va="center", fontsize=8,
         )  # fmt: skip
+
+
+def _figures() -> Path:
+    """Find the folder of figures of a checkout, whichever of its folders a notebook runs in."""
+    here = Path.cwd()
+    return next((p for p in (here, *here.parents) if (p / "notebooks").is_dir()), here) / "figures"
