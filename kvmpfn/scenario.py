@@ -62,6 +62,8 @@ Backing = Literal[
     "tail_pages",
 ]
 HOST_LEVEL = {"thp": 2, "hugetlb_2m": 2, "hugetlb_1g": 3}
+KSM_SHARERS = 256
+"""Pages that share one merged page at most: ksm_max_page_sharing's default (mm/ksm.c)."""
 HAVE_ORDER = ("anon", "page_cache", "dax", "pfnmap")
 
 SCHEMA = 1

@@ -21,6 +21,7 @@ from kvmpfn.core.names import (
 )
 from kvmpfn.hosts import COSTS
 from kvmpfn.results import Run
+from kvmpfn.scenario import KSM_SHARERS
 from kvmpfn.units import InputError
 from kvmpfn.workloads import ENDLESS, phases_of
 
@@ -41,7 +42,6 @@ BACKINGS = (
 )  # fmt: skip
 ANONYMOUS = ("anon", "ksm", "zero_page", "thp")
 ALWAYS_THERE = ("ksm", "zero_page", "pfnmap", "pfnmap_struct_page", "tail_pages")
-KSM_SHARERS = 256  # ksm_max_page_sharing (mm/ksm.c)
 ARRIVALS = ("poisson", "periodic", "closed_loop", "bursts")
 ACTIONS = (
     "madvise", "numa_balancing", "migration", "fork", "age", "ksm", "khugepaged", "mprotect", "reclaim",
@@ -139,10 +139,10 @@ def _bar(scenario: Scenario, progress: bool | None) -> Any:
 
 
 def _place(storm: Storm) -> int:
-    """Where a storm's span lies, as the engine has it: a page, -1 at random, -2 in scan order."""
+    """Where a storm's span lies, as the engine has it."""
     if storm.offset_pages is not None:
         return storm.offset_pages
-    return -2 if storm.place == "scan" else -1
+    return L.PLACE_SCAN if storm.place == "scan" else L.PLACE_RANDOM
 
 
 class _World:

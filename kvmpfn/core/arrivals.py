@@ -28,10 +28,16 @@ def next_arrival(w, a, t):
 
 
 @jit
-def skip(w, a, t):
+def count_skipped(w, a):
     """The operation is not done this time: its lock is not to be had, or it has nothing to do."""
     w[a + L.S_SKIPPED] += 1
     count(w, a, L.K_STORM_SKIPPED, 1)
+
+
+@jit
+def skip(w, a, t):
+    """Skip the operation before it has begun."""
+    count_skipped(w, a)
     next_arrival(w, a, t + max(1, private(w, a, L.PART_WALK, w[L.C_ZAP_SKIP])))
 
 

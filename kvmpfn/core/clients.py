@@ -12,13 +12,10 @@ from .draws import PLACE, below
 from .events import call, count, schedule
 from .host_locks import down, mmap_trylock
 from .host_mm import first_of_pte, gfn_of_page, peek_pte, region_of
-from .host_ops import referenced, wanted
+from .host_ops import moves_whole, referenced, wanted
 from .jit import jit
 from .mmu_notifier import flush_remote_tlbs
 from .thp import can_collapse, split_table_of
-
-SCAN = -2
-"""S_OFFSET of a client that goes through memory in order; -1 is a random place."""
 
 
 @jit
@@ -56,9 +53,9 @@ def place_span(w, a):
     vm = w[a + L.VM]
     span = w[a + L.S_SPAN]
     page = w[a + L.S_OFFSET]
-    if page == SCAN:
+    if page == L.PLACE_SCAN:
         page = w[a + L.S_SCAN]
-    elif page < 0:
+    elif page == L.PLACE_RANDOM:
         page = below(w, w[a + L.ID], PLACE, w[a + L.S_K], w[vm + L.PAGES] - span + 1)
     gfn = gfn_of_page(w, vm, page)
     r = region_of(w, vm, gfn)
@@ -81,12 +78,6 @@ def place_span(w, a):
     w[a + L.S_START] = first
     w[a + L.S_END] = last + 1
     return r
-
-
-@jit
-def moves_whole(action):
-    """Operations that take a THP whole: they are not on a part of it."""
-    return action == L.ACT_MIGRATION or action == L.ACT_FORK or action == L.ACT_AGE
 
 
 @jit

@@ -175,6 +175,12 @@ def is_pfnmap(w, r):
 
 
 @jit
+def in_flight(w, folio):
+    """Whether KVM holds a reference in flight to a folio."""
+    return w[folio + L.FOLIO_STATE] >= L.F_REF_ONE
+
+
+@jit
 def new_frame(w, a, r, addr, gfn, state, file):
     """Point a host entry at a frame of its own (or of the file), one generation on."""
     pte = ((w[addr] >> L.P_GEN_SHIFT) + 1) << L.P_GEN_SHIFT | state
@@ -184,7 +190,7 @@ def new_frame(w, a, r, addr, gfn, state, file):
     folio = folio_of(w, r, gfn, pte)
     if folio != 0 and not file and state == L.P_RW:  # neither the zero page nor a driver's own page is made
         w[folio + L.FOLIO_STATE] &= L.F_TOGGLES | ~L.F_FLAGS
-        if w[folio + L.FOLIO_STATE] < L.F_REF_ONE:
+        if not in_flight(w, folio):
             # Allocating and mapping it has brought its struct page to this CPU.
             w[folio + L.FOLIO_LINE] = (w[L.NOW] << L.OWNER_BITS) | (w[a + L.CPU] + 1)
 

@@ -11,6 +11,7 @@ from .host_locks import spin_lock
 from .host_mm import (
     first_of_pte,
     folio_of,
+    in_flight,
     is_anonymous,
     new_frame,
     peek_pte,
@@ -60,6 +61,12 @@ def wanted(w, a, r, pte):
         plain = (pte & (L.P_ZERO | L.P_KSM)) == 0 and w[r + L.R_BACKING] != L.B_DAX
         return plain and (state == L.P_RW or state == L.P_RO)
     return state == L.P_RW or state == L.P_RO or state == L.P_PROTNONE or state == L.P_SPECIAL
+
+
+@jit
+def moves_whole(action):
+    """Operations that take a THP whole: they are not on a part of it."""
+    return action == L.ACT_MIGRATION or action == L.ACT_FORK or action == L.ACT_AGE
 
 
 @jit
@@ -163,7 +170,7 @@ def write_protect_page(w, a):
 @jit
 def referenced(w, r, gfn, pte):
     """Whether KVM holds a reference in flight to the folio of an entry."""
-    return w[folio_of(w, r, gfn, pte) + L.FOLIO_STATE] >= L.F_REF_ONE
+    return in_flight(w, folio_of(w, r, gfn, pte))
 
 
 @jit

@@ -585,6 +585,10 @@ BATCH_WORDS = 3
     ARR_BURSTS,
 ) = range(4)
 
+# Where a storm's span lies, if not at a fixed page (S_OFFSET).
+PLACE_RANDOM = -1
+PLACE_SCAN = -2
+
 # Storm actions.
 (
     ACT_MADVISE,

@@ -6,7 +6,7 @@ mm/khugepaged.c).
 """
 
 from . import layout as L
-from .arrivals import over
+from .arrivals import count_skipped, over
 from .events import call, count, schedule
 from .host_locks import spin_lock
 from .host_mm import (
@@ -14,6 +14,7 @@ from .host_mm import (
     first_of_pte,
     folio_in,
     folio_of,
+    in_flight,
     new_frame,
     peek_pte,
     pmd_line,
@@ -21,7 +22,7 @@ from .host_mm import (
     region_of,
     split_table,
 )
-from .host_ops import next_range, splits_all, wanted
+from .host_ops import moves_whole, next_range, splits_all, wanted
 from .jit import jit
 from .lines import charge, private, store, tally
 from .mmu_notifier import invalidate
@@ -31,6 +32,16 @@ from .mmu_notifier import invalidate
 def pmd_slot(w, r, gfn):
     """Where the 2M entry of a gfn is."""
     return w[r + L.R_HOST] + ((gfn - w[r + L.R_GFN]) >> 9)
+
+
+@jit
+def has_pmd_lock(w, a, r, gfn, pc):
+    """Whether the lock of the 2M entry of a gfn is held; if not, it is called for, then the step again."""
+    lock = pmd_lock(w, r, gfn)
+    if w[a + L.HELD_PTL] == lock:
+        return True
+    spin_lock(w, a, lock, pc, w[L.NOW])
+    return False
 
 
 @jit
@@ -48,8 +59,7 @@ def must_split(w, a, r, gfn):
 def next_cut(w, a, r):
     """The first 2M page that has to be split; -1 if there is none."""
     action = w[a + L.S_ACTION]
-    whole = action == L.ACT_MIGRATION or action == L.ACT_FORK or action == L.ACT_KHUGEPAGED
-    if w[r + L.R_BACKING] != L.B_THP or whole:
+    if w[r + L.R_BACKING] != L.B_THP or moves_whole(action):
         return -1
     gfn, last = w[a + L.S_START], w[a + L.S_END] - 1
     if splits_all(action):
@@ -95,9 +105,7 @@ def split(w, a):
     t = w[L.NOW]
     gfn = w[a + L.N_START]
     r = region_of(w, w[a + L.VM], gfn)
-    lock = pmd_lock(w, r, gfn)
-    if w[a + L.HELD_PTL] != lock:
-        spin_lock(w, a, lock, L.PC_SPLIT, t)
+    if not has_pmd_lock(w, a, r, gfn, L.PC_SPLIT):
         return
     if not must_split(w, a, r, gfn):
         end_range(w, a, L.PC_CUT, t)
@@ -108,7 +116,7 @@ def split(w, a):
     w[pmd_slot(w, r, gfn)] = spare_table(w, r, gfn) << L.P_GEN_SHIFT | L.P_SPLIT
     table = split_table(w, r, gfn)
     whole = not splits_all(w[a + L.S_ACTION])
-    if not whole and w[folio + L.FOLIO_STATE] >= L.F_REF_ONE:
+    if not whole and in_flight(w, folio):
         count(w, a, L.K_HOST_OP_BUSY, 1)  # can_split_folio
         w[a + L.S_BUSY_NOW] = 1
         whole = True
@@ -175,9 +183,7 @@ def collapse(w, a):
     t = w[L.NOW]
     gfn = w[a + L.N_START]
     r = region_of(w, w[a + L.VM], gfn)
-    lock = pmd_lock(w, r, gfn)
-    if w[a + L.HELD_PTL] != lock:
-        spin_lock(w, a, lock, L.PC_COLLAPSE, t)
+    if not has_pmd_lock(w, a, r, gfn, L.PC_COLLAPSE):
         return
     table = split_table(w, r, gfn)
     w[a + L.S_TABLE] = 0
@@ -202,8 +208,7 @@ def collapse_flushed(w, a):
 def isolate_and_copy(w, a, t):
     """__collapse_huge_page_isolate and _copy: not with a reference in flight, else 2 MiB are written."""
     if w[a + L.S_TABLE] == 0:
-        w[a + L.S_SKIPPED] += 1
-        count(w, a, L.K_STORM_SKIPPED, 1)
+        count_skipped(w, a)
         over(w, a, t)
         return
     table = w[a + L.S_TABLE]
@@ -215,7 +220,7 @@ def isolate_and_copy(w, a, t):
         if (pte & L.P_STATE) == L.P_ABSENT or (pte & L.P_ZERO) != 0:
             continue
         pages += 1
-        if w[folio_in(w, r, gfn + i, pte, table) + L.FOLIO_STATE] >= L.F_REF_ONE:
+        if in_flight(w, folio_in(w, r, gfn + i, pte, table)):
             w[a + L.S_BUSY_NOW] = 1
     if w[a + L.S_BUSY_NOW]:
         count(w, a, L.K_HOST_OP_BUSY, 1)
@@ -231,9 +236,7 @@ def collapsed(w, a):
     t = w[L.NOW]
     gfn = w[a + L.N_START]
     r = region_of(w, w[a + L.VM], gfn)
-    lock = pmd_lock(w, r, gfn)
-    if w[a + L.HELD_PTL] != lock:
-        spin_lock(w, a, lock, L.PC_COLLAPSED, t)
+    if not has_pmd_lock(w, a, r, gfn, L.PC_COLLAPSED):
         return
     table = w[a + L.S_TABLE]
     slot = pmd_slot(w, r, gfn)

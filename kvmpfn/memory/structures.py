@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kvmpfn.memory.ledger import Entry
+from kvmpfn.scenario import KSM_SHARERS
 
 __all__ = ["HOST_LEVEL", "SPAN", "Slot", "host_tables", "page_metadata", "per_slot", "per_vcpu", "stage2"]
 
@@ -26,7 +27,6 @@ PER_VMEMMAP_PAGE = TABLE // STRUCT_PAGE * TABLE
 
 XA_NODE = 576
 XA_CHUNK_SHIFT = 6
-KSM_SHARERS = 256
 KSM_ITEM = 64
 
 HOST_LEVEL = {

@@ -298,8 +298,8 @@ FAULTS = (
     ),
     Fault(
         "host_ops.py",
-        "    return w[folio_of(w, r, gfn, pte) + L.FOLIO_STATE] >= L.F_REF_ONE\n",
-        "    return w[folio_of(w, r, gfn, pte) + L.FOLIO_STATE] < 0\n",
+        "    return in_flight(w, folio_of(w, r, gfn, pte))\n",
+        "    return pte < 0\n",
         "migration moves pages that KVM holds",
     ),
     Fault(
@@ -365,7 +365,7 @@ FAULTS = (
     ),
     Fault(
         "thp.py",
-        "        if w[folio_in(w, r, gfn + i, pte, table) + L.FOLIO_STATE] >= L.F_REF_ONE:\n",
+        "        if in_flight(w, folio_in(w, r, gfn + i, pte, table)):\n",
         "        if pte < 0:\n",
         "khugepaged moves pages that KVM holds",
     ),
