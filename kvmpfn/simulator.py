@@ -267,9 +267,8 @@ class _World:
         self.output_at = {name: self._take(int(np.prod(shape))) for name, (_, shape) in self.outputs.items()}
         for name, (header, _) in self.outputs.items():
             self._set(header, self.output_at[name])
-        leaves = 1 << actors.bit_length()
-        self._set(L.QUEUE_LEAVES, leaves)
-        self._array(L.QUEUE, [L.NEVER] * (2 * leaves))
+        self._set(L.QUEUE_LEAVES, actors)
+        self._array(L.QUEUE, [L.NEVER] * (2 * actors))
         zero = self._take(L.FOLIO_WORDS)
         self._set(L.ZERO_FOLIO, zero)
         self._set(zero + L.FOLIO_STATE, L.F_RESERVED)  # PG_reserved: never marked

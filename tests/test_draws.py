@@ -10,11 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from kvmpfn.core import draws
 from kvmpfn.core import layout as L
-from kvmpfn.core.draws import GAP, GFN, KIND, PLACE, below, chance, exponential, permute, philox, split, word
+from kvmpfn.core.draws import GAP, GFN, KIND, PLACE
+from kvmpfn.core.jit import kernel
 from kvmpfn.core.ln_table import LN2_Q40, MINUS_LN_Q40
 
 DRAWS = 20_000
+
+below, chance, exponential = kernel(draws.below), kernel(draws.chance), kernel(draws.exponential)
+permute, philox, split = kernel(draws.permute), kernel(draws.philox), kernel(draws.split)
+word = kernel(draws.word)
 
 
 def words(seed: int) -> NDArray[np.int64]:

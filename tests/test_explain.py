@@ -13,10 +13,10 @@ from made_up import make_run
 from oracle.cases import THEMES, scenarios
 
 import kvmpfn as kp
+from kvmpfn.core import events, lines
 from kvmpfn.core import layout as L
-from kvmpfn.core import lines
 from kvmpfn.core.engine import prepare
-from kvmpfn.core.events import histogram_bucket
+from kvmpfn.core.jit import kernel
 from kvmpfn.core.names import COUNTERS, PARTS, STEPS
 from kvmpfn.explain import Explanation
 from kvmpfn.explain.actors import CALLED, GUEST, OPERATIONS, PHASES, STEP_LINES, Actors
@@ -26,6 +26,8 @@ from kvmpfn.explain.watch import _Watch
 from kvmpfn.results import Run
 from kvmpfn.scenario import Scenario
 from kvmpfn.simulator import ACTIONS, _World
+
+histogram_bucket, rmw_add = kernel(events.histogram_bucket), kernel(lines.rmw_add)
 
 ALL = 100_000
 NOBODY = {"", "wake-up", "memory_bandwidth"}
@@ -372,7 +374,7 @@ def test_a_line_is_waited_for_owner_by_owner() -> None:
     prepare(w)
     line = world.vm_at[0] + L.STAT_LINE
     for t, a in enumerate(world.vcpu_at):
-        lines.rmw_add(w, a, line, L.X_STAT_PAGES, L.PART_STAT_PAGES, t)
+        rmw_add(w, a, line, L.X_STAT_PAGES, L.PART_STAT_PAGES, t)
     assert w[L.WAITS_SEEN] == 2
     at = int(w[L.WAITS]) + 5
     asker, what, who, start, until = w[at : at + 5].tolist()

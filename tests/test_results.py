@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from made_up import make_run
 
 import kvmpfn as kp
-from kvmpfn.core import layout, names
-from kvmpfn.core.events import histogram_bucket
+from kvmpfn.core import events, layout, names
+from kvmpfn.core.jit import kernel
 from kvmpfn.results import METRICS, Latency, Run, bucket_bounds, load
 from kvmpfn.units import InputError
+
+histogram_bucket = kernel(events.histogram_bucket)
 
 
 @pytest.fixture(scope="module")

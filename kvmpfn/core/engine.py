@@ -78,8 +78,8 @@ from .thp import collapse, collapse_flushed, collapsed, cut, isolate_and_copy, s
 
 
 @jit
-def step_fault(w, a, pc):
-    """The steps of a vCPU."""
+def step(w, a, pc):
+    """Take an actor's step: first the steps of a vCPU."""
     if pc == L.PC_ACCESS:
         access(w, a)
     elif pc == L.PC_HANDLE:
@@ -166,12 +166,8 @@ def step_fault(w, a, pc):
         drain_puts(w, a)
     elif pc == L.PC_FINISH:
         finish(w, a)
-
-
-@jit
-def step_lock(w, a, pc):
-    """The steps that are called: locks and flushes."""
-    if pc == L.PC_READ_LOCK:
+    # Steps that are called: locks and flushes.
+    elif pc == L.PC_READ_LOCK:
         read_lock(w, a)
     elif pc == L.PC_WRITE_LOCK:
         write_lock(w, a)
@@ -199,12 +195,8 @@ def step_lock(w, a, pc):
         flush(w, a)
     elif pc == L.PC_HOST_FLUSH:
         host_flush(w, a)
-
-
-@jit
-def step_notifier(w, a, pc):
-    """The steps of whoever invalidates: a storm client, or a vCPU that breaks copy-on-write."""
-    if pc == L.PC_START:
+    # Whoever invalidates: a storm client, or a vCPU that breaks copy-on-write.
+    elif pc == L.PC_START:
         start(w, a)
     elif pc == L.PC_START_LOCKED:
         start_locked(w, a)
@@ -228,12 +220,8 @@ def step_notifier(w, a, pc):
         end_locked(w, a)
     elif pc == L.PC_ENDED:
         ended(w, a)
-
-
-@jit
-def step_client(w, a, pc):
-    """The steps of a storm client outside the notifier."""
-    if pc == L.PC_IDLE:
+    # A storm client outside the notifier.
+    elif pc == L.PC_IDLE:
         idle(w, a)
     elif pc == L.PC_CUT:
         cut(w, a)
@@ -309,22 +297,15 @@ def run_until(words, budget):
         Events to take before coming back, so that progress can be shown and a run interrupted.
     """
     w = memory(words)
+    logs, checks = w[L.LOG_CAP] > 0, w[L.CHECK] != 0
     while budget > 0 and least_event(w) != L.NEVER and w[L.ERROR] == 0:
         budget -= 1
         a = pop(w)
         w[L.EVENTS] += 1
-        if w[L.LOG_CAP] > 0:
+        if logs:
             log(w, a, w[a + L.V_GFN], w[a + L.N_START])
-        pc = w[a + L.PC]
-        if pc <= L.PC_FINISH:
-            step_fault(w, a, pc)
-        elif pc <= L.PC_HOST_FLUSH:
-            step_lock(w, a, pc)
-        elif pc <= L.PC_ENDED:
-            step_notifier(w, a, pc)
-        else:
-            step_client(w, a, pc)
+        step(w, a, w[a + L.PC])
         popped(w, a)
-        if w[L.CHECK]:
+        if checks:
             check_vm(w, w[a + L.VM])
     return least_event(w) != L.NEVER

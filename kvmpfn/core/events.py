@@ -22,10 +22,14 @@ def settle(w, actor, key):
     tree = w[L.QUEUE]
     i = w[L.QUEUE_LEAVES] + actor
     w[tree + i] = key
-    while i > 1:
+    while i > 3:
         key = min(key, w[tree + (i ^ 1)])
-        i >>= 1
+        w[tree + (i >> 1)] = key
+        key = min(key, w[tree + ((i >> 1) ^ 1)])
+        i >>= 2
         w[tree + i] = key
+    if i > 1:
+        w[tree + 1] = min(key, w[tree + (i ^ 1)])
 
 
 @jit

@@ -1,4 +1,10 @@
-"""One decorator alias, so that compile flags and the cache's place are decided once."""
+"""How the engine is compiled, decided once: as one program, cached in one place.
+
+By itself numba compiles each function as if others might call it: each is made into machine code of its own,
+with wrappers for Python, and where it is called it writes its result to memory and has its error status
+looked at. Here a step is only lowered to LLVM's language; the kernel that calls it links all of them, and
+all becomes one function before LLVM optimises. So what nobody asks for is gone, and is compiled once.
+"""
 
 import contextlib
 import hashlib
@@ -10,8 +16,73 @@ from typing import Any
 import numba
 from llvmlite import binding
 from numba import types
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import register_pass
+from numba.core.typed_passes import NativeLowering
 from numba.extending import intrinsic, overload
 from numba.np.arrayobj import make_array
+
+
+class _Part(JITCodeLibrary):
+    """The code of a step: neither optimised nor made executable, but by the kernel that links it."""
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+    def _finalize_final_module(self) -> None:
+        self._finalized = True
+
+
+class _Whole(JITCodeLibrary):
+    """The code of a kernel with all steps that it calls."""
+
+    def _optimize_final_module(self) -> None:
+        for function in self._final_module.functions:
+            if function.linkage == binding.Linkage.linkonce_odr and not function.is_declaration:
+                function.linkage = binding.Linkage.internal
+        super()._optimize_final_module()
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _LowerToPart(NativeLowering):  # type: ignore[misc]
+    _name = "lower_to_part"
+
+    def run_pass(self, state: Any) -> bool:
+        state.library = _Part(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.flags.no_compile = True
+        super().run_pass(state)
+        lowered = state["cr"]
+        # numba knows a function by its entry point, which has to be a built-in: one that is this step's
+        # alone, and that refuses what a step is called with.
+        stand_in = f"{lowered.fndesc.qualname} has no entry point: Python calls kernels".join
+        state["cr"] = lowered._replace(cfunc=stand_in)
+        state.targetctx.insert_user_function(stand_in, lowered.fndesc, [state.library])
+        return True
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _LowerToWhole(NativeLowering):  # type: ignore[misc]
+    _name = "lower_to_whole"
+
+    def run_pass(self, state: Any) -> bool:
+        state.library = _Whole(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.library.enable_object_caching()
+        return bool(super().run_pass(state))
+
+
+def _compiler(lowering: type) -> type:
+    """Make numba's compiler with another pass that lowers."""
+
+    class Compiler(CompilerBase):  # type: ignore[misc]
+        def define_pipelines(self) -> list[Any]:
+            passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
+            at = [one for one, _ in passes.passes].index(NativeLowering)
+            passes.passes[at] = lowering, lowering._name  # type: ignore[attr-defined]
+            passes.finalize()
+            return [passes]
+
+    return Compiler
 
 
 def _cache_dir() -> str:
@@ -28,14 +99,27 @@ def _cache_dir() -> str:
     return str(root / "kvmpfn" / digest.hexdigest()[:16])
 
 
+FLAGS: dict[str, Any] = {"nogil": True, "fastmath": False, "error_model": "numpy", "no_cfunc_wrapper": True}
+
+
 def jit(function: Callable[..., Any]) -> Any:
-    """Compile a step of the engine; compiled into, and cached with, the kernel that calls it."""
-    return numba.njit(nogil=True, fastmath=False, error_model="numpy")(function)
+    """Compile a step of the engine, into the kernel that calls it; Python cannot call it."""
+    part = numba.njit(
+        no_cpython_wrapper=True, forceinline=True, pipeline_class=_compiler(_LowerToPart), **FLAGS
+    )
+    return part(function)
 
 
 def kernel(function: Callable[..., Any]) -> Any:
-    """Compile an entry point, cached on disk where a folder can be written, else in this process."""
-    dispatcher = numba.njit(nogil=True, fastmath=False, error_model="numpy")(function)
+    """Compile an entry point, cached on disk where a folder can be written, else in this process.
+
+    Parameters
+    ----------
+    function : callable
+        What to compile; also a step, so that Python can call it.
+    """
+    function = getattr(function, "py_func", function)
+    dispatcher = numba.njit(pipeline_class=_compiler(_LowerToWhole), **FLAGS)(function)
     if hasattr(dispatcher, "enable_caching"):  # absent under NUMBA_DISABLE_JIT=1
         config: Any = numba.config
         before = config.CACHE_DIR

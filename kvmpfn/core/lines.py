@@ -45,7 +45,8 @@ def outside_fault(w, a, part, ps):
 @jit
 def private(w, a, part, ps):
     """Work that touches nothing shared; slower while the SMT sibling is busy. Returns its duration."""
-    ps = ps * w[a + L.SMT] // 100
+    if w[a + L.SMT] != 100:
+        ps = ps * w[a + L.SMT] // 100
     charge(w, a, part, ps)
     return ps
 

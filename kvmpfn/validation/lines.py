@@ -12,6 +12,7 @@ from typing import Literal
 from kvmpfn.core import layout as L
 from kvmpfn.core import lines
 from kvmpfn.core.engine import prepare
+from kvmpfn.core.jit import kernel
 from kvmpfn.hosts import Host, Placement
 from kvmpfn.scenario import Region, Scenario
 from kvmpfn.simulator import _World
@@ -21,7 +22,8 @@ __all__ = ["Operation", "hammer", "mmap_readers", "references"]
 
 Operation = Literal["add", "cas"]
 
-OPERATIONS = {"add": lines.rmw_add, "cas": lines.rmw_cas_loop}
+rmw_add, rmw_cas_loop, store = kernel(lines.rmw_add), kernel(lines.rmw_cas_loop), kernel(lines.store)
+OPERATIONS = {"add": rmw_add, "cas": rmw_cas_loop}
 WARM_UP = 16
 """Operations of each thread before counting begins: the line comes from memory once."""
 
@@ -86,9 +88,9 @@ def references(host: str | Host, *, pinned: bool, pages: int = 512) -> float:
     words, actor, line = world.words, world.vcpu_at[0], world.vm_at[0] + L.MMAP_LINE
     done = 0
     for _ in range(pages):
-        done = lines.rmw_cas_loop(words, actor, line, L.X_FOLIO, L.PART_FOLIO, done)
+        done = rmw_cas_loop(words, actor, line, L.X_FOLIO, L.PART_FOLIO, done)
         if pinned:
-            done = lines.rmw_add(words, actor, line, L.X_FOLIO, L.PART_FOLIO, done)
+            done = rmw_add(words, actor, line, L.X_FOLIO, L.PART_FOLIO, done)
     return done / pages / 1000
 
 
@@ -125,9 +127,9 @@ def mmap_readers(host: str | Host, threads: int, work_ns: float, *, each: int = 
     while faults < warm + each * threads:
         at, actor, stage = due[0]
         if stage == 0 or stage == 3:
-            done = lines.rmw_add(words, actor, line, L.X_MMAP_LOCK, part, at)
+            done = rmw_add(words, actor, line, L.X_MMAP_LOCK, part, at)
         else:  # owner_load, which the model charges as a store, and owner_store
-            done = lines.store(words, actor, line, part, at) + work * (stage == 2)
+            done = store(words, actor, line, part, at) + work * (stage == 2)
         faults += stage == 3
         if faults == warm and stage == 3:
             begin = at
