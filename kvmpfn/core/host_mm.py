@@ -6,7 +6,7 @@ A region's host tables hang off one word per 2 MiB (a table, a huge entry, or fo
 
 from . import layout as L
 from .events import back, count, fail, schedule
-from .jit import jit
+from .jit import jit, prefetch
 from .lines import charge, private, ride_add, ride_line, rmw_add, rmw_cas, store, tally
 from .notes import note_wait
 
@@ -369,3 +369,16 @@ def peek_pte(w, r, gfn):
     if w[r + L.R_HOST_LEVEL] == 1 and w[w[r + L.R_HOST] + ((gfn - w[r + L.R_GFN]) >> 9)] == 0:
         return 0
     return w[pte_address(w, r, gfn)]
+
+
+@jit
+def prefetch_page(w, vm, gfn):
+    """Ask for what GUP will look at, an exit ahead: the host entry, its line and its folio, if they exist."""
+    r = region_of(w, vm, gfn)
+    rel = gfn - w[r + L.R_GFN]
+    if w[r + L.R_HOST_LEVEL] == 1:
+        table = w[w[r + L.R_HOST] + (rel >> 9)]
+        if table != 0:
+            prefetch(w, table + (rel & 511))
+            prefetch(w, table + L.TABLE_LINES + ((rel & 511) >> 3))
+            prefetch(w, w[r + L.R_FOLIOS] + rel * L.FOLIO_WORDS)

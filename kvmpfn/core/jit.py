@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
-from llvmlite import binding
+from llvmlite import binding, ir
 from numba import types
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
@@ -45,7 +45,7 @@ class _Whole(JITCodeLibrary):
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)
-class _LowerToPart(NativeLowering):  # type: ignore[misc]
+class _LowerToPart(NativeLowering):
     _name = "lower_to_part"
 
     def run_pass(self, state: Any) -> bool:
@@ -62,7 +62,7 @@ class _LowerToPart(NativeLowering):  # type: ignore[misc]
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)
-class _LowerToWhole(NativeLowering):  # type: ignore[misc]
+class _LowerToWhole(NativeLowering):
     _name = "lower_to_whole"
 
     def run_pass(self, state: Any) -> bool:
@@ -74,7 +74,7 @@ class _LowerToWhole(NativeLowering):  # type: ignore[misc]
 def _compiler(lowering: type) -> type:
     """Make numba's compiler with another pass that lowers."""
 
-    class Compiler(CompilerBase):  # type: ignore[misc]
+    class Compiler(CompilerBase):
         def define_pipelines(self) -> list[Any]:
             passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
             at = [one for one, _ in passes.passes].index(NativeLowering)
@@ -99,15 +99,16 @@ def _cache_dir() -> str:
     return str(root / "kvmpfn" / digest.hexdigest()[:16])
 
 
-FLAGS: dict[str, Any] = {"nogil": True, "fastmath": False, "error_model": "numpy", "no_cfunc_wrapper": True}
+def _njit(lowering: type, **flags: bool) -> Any:
+    """Return numba's decorator with the flags that all of the engine has."""
+    njit: Any = numba.njit  # its stubs do not know all flags
+    compiler = _compiler(lowering)
+    return njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, pipeline_class=compiler, **flags)
 
 
 def jit(function: Callable[..., Any]) -> Any:
     """Compile a step of the engine, into the kernel that calls it; Python cannot call it."""
-    part = numba.njit(
-        no_cpython_wrapper=True, forceinline=True, pipeline_class=_compiler(_LowerToPart), **FLAGS
-    )
-    return part(function)
+    return _njit(_LowerToPart, forceinline=True, no_cpython_wrapper=True)(function)
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -119,7 +120,7 @@ def kernel(function: Callable[..., Any]) -> Any:
         What to compile; also a step, so that Python can call it.
     """
     function = getattr(function, "py_func", function)
-    dispatcher = numba.njit(pipeline_class=_compiler(_LowerToWhole), **FLAGS)(function)
+    dispatcher = _njit(_LowerToWhole)(function)
     if hasattr(dispatcher, "enable_caching"):  # absent under NUMBA_DISABLE_JIT=1
         config: Any = numba.config
         before = config.CACHE_DIR
@@ -153,3 +154,29 @@ def _pointer(typing_context: Any, words: Any) -> Any:
 @overload(memory)
 def _memory(words):  # numba wants the signature of the lambda
     return lambda words: _pointer(words)  # type: ignore[call-arg]
+
+
+def prefetch(words: Any, at: int) -> None:
+    """Ask the processor for a word that is needed some events later; changes nothing."""
+
+
+@intrinsic
+def _prefetch(typing_context: Any, words: Any, at: Any) -> Any:
+    """Emit LLVM's prefetch, for a write, of a line that is kept."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), ir.IntType(8).as_pointer())
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [address.type, number, number, number])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [address.type], kind)
+        builder.call(function, [address, number(1), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(words, at), code
+
+
+@overload(prefetch)
+def _ahead(words, at):
+    if isinstance(words, types.CPointer):
+        return lambda words, at: _prefetch(words, at)  # type: ignore[call-arg]
+    return lambda words, at: None

@@ -12,11 +12,12 @@ from .faultin import ask_lock
 from .host_mm import (
     host_level,
     mark_page_accessed,
+    prefetch_page,
     pte_address,
     region_of,
     set_folio_dirty,
 )
-from .jit import jit
+from .jit import jit, prefetch
 from .lines import load, load_seq_line, local_barrier, outside_fault, private, rmw_add, rmw_cas, store
 from .mmu_notifier import FALSE_RANGE, FRESH, RANGE, flush_remote_tlbs, mmu_invalidate_retry_gfn
 from .notes import note_slow
@@ -85,7 +86,7 @@ def access(w, a):
             schedule(w, a, L.PC_ACCESS, t + think)
             return
     gfn = w[a + L.V_GFN]
-    addr, _, level = lookup(w, vm, gfn)
+    addr, line, level = lookup(w, vm, gfn)
     spte = w[addr]
     if is_access_allowed(spte, w[a + L.V_KIND]):
         if w[L.DIRTY_LOGGING] and w[L.PML] and logs_write(w, a, spte, level):
@@ -123,6 +124,10 @@ def access(w, a):
     if w[L.TAKEN] >= w[L.UNTIL_FAULTS]:
         stop_vcpu(w, a)
         return
+    prefetch(
+        w, line
+    )  # of the leaf; all that is asked for here is looked at after the exit, many events later
+    prefetch_page(w, vm, gfn)
     w[a + L.V_HITS] = 0
     if w[a + L.V_TRIES] == 0:
         w[a + L.V_FIRST_EVENT] = w[L.EVENTS]
