@@ -108,7 +108,7 @@ def test_tables_have_units_and_survive_json(report: Report, tmp_path: Path):
             assert (table["low"] <= table["high"]).all()
     path = tmp_path / "results.json"
     path.write_text(report.to_json(), encoding="utf-8")
-    assert json.loads(report.to_json())["schema"] == SCHEMA == 1
+    assert json.loads(report.to_json())["schema"] == SCHEMA == 2
     again = Report.load(path)
     assert again.to_json() == report.to_json() and str(again) == str(report)
     assert again.markdown() == report.markdown()
@@ -195,7 +195,7 @@ def test_command(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     ("arguments", "message"),
     [
         (("--results", "none.json"), "none.json: No such file"),
-        (("--results", "other.json"), "other.json: is no benchmark of schema 1"),
+        (("--results", "other.json"), "other.json: is no benchmark of schema 2"),
         (("--results", "text.json"), "text.json: is not JSON"),
         (("--results", "other.json", "--full"), "--full: measures"),
         (("--readme", "READM.md"), "READM.md: no such file; nearest is README.md"),
@@ -213,7 +213,7 @@ def test_mistakes_are_one_line_and_measure_nothing(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "README.md").write_text("nothing")
-    (tmp_path / "other.json").write_text('{"schema": 2, "tables": {}}')
+    (tmp_path / "other.json").write_text('{"schema": 1, "tables": {}}')
     (tmp_path / "text.json").write_text("text")
     assert call(*arguments) == 2
     out, err = capsys.readouterr()

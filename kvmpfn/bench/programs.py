@@ -30,6 +30,9 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 UPDATES = 1 << 21
 WORDS_A_LINE = 8
 
+HANDOFFS = ("core", "llc", "socket", "remote")
+"""How far a line can come from another processor of the model."""
+
 WINDOW_STEPS = 6
 """Runs of the C program that bring its share of retries to that of another."""
 
@@ -64,6 +67,8 @@ class Sample:
         Faults taken, events, and faults that ended in RETRY.
     simulator_bytes : int
         Memory that the engine laid out; 0 for the others.
+    handoffs : int
+        Cache lines of the model that one of its processors took from another; 0 for the others.
     """
 
     seconds: float
@@ -71,6 +76,7 @@ class Sample:
     events: int
     retry: int
     simulator_bytes: int = 0
+    handoffs: int = 0
 
     @property
     def rate(self) -> float:
@@ -99,6 +105,7 @@ def engine(scenario: Scenario) -> Sample:
         events=run.meta["events"],
         retry=int(run.metric("retry")),
         simulator_bytes=int(run.metric("memory.simulator_bytes")),
+        handoffs=sum(int(run.metric(f"transfers.{distance}")) for distance in HANDOFFS),
     )
 
 
@@ -188,6 +195,14 @@ class Floor:
         prefetch : bool
             Whether the record of the next page is asked for ahead.
         """
+        done = subprocess.run(
+            self.command(scenario, window_ps, prefetch), stdout=subprocess.PIPE, text=True, check=True
+        )
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    def command(self, scenario: Scenario, window_ps: int, prefetch: bool) -> list[str]:
+        """Return the program's command line; see `numbers`."""
         storm = scenario.storms[0] if scenario.storms else None
         numbers = (
             scenario.pages,
@@ -200,11 +215,17 @@ class Floor:
             window_ps,
             int(prefetch),
         )
-        done = subprocess.run(
-            [str(self.binary), *map(str, numbers)], stdout=subprocess.PIPE, text=True, check=True
-        )
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+        return [str(self.binary), *map(str, numbers)]
+
+    def at_once(self, scenario: Scenario, window_ps: int, processes: int) -> float:
+        """Run the program in so many processes at once, and return the seconds until the last is done."""
+        command = self.command(scenario, window_ps, prefetch=True)
+        began = time.perf_counter()
+        running = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(processes)]
+        failed = [process.wait() for process in running]
+        if any(failed):
+            raise subprocess.CalledProcessError(max(failed), command)
+        return time.perf_counter() - began
 
     def run(self, scenario: Scenario, window_ps: int, prefetch: bool) -> Sample:
         """Time the program; see `numbers`."""

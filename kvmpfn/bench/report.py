@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA", "Report", "split_readme", "write_readme"]
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the JSON, which every file names."""
 
 # All rates are a second of one processor's time.
@@ -129,9 +129,11 @@ class Report:
                 "least to most",
                 "by engine",
                 "events",
+                "a fault",
+                "hand-offs",
                 "RETRY",
             ),
-            ("---", "---:", "---:", "---:", "---:", "---:"),
+            ("---", "---:", "---:", "---:", "---:", "---:", "---:", "---:"),
         ]
         for row in self.tables["yardsticks"].to_dict("records"):
             rows.append((f"{row['scenario']}: {row['program']}", *_rates(row, f"{row['of_engine']:.3g}")))
@@ -145,7 +147,12 @@ class Report:
             f"Memory of the simulator: {memory['bytes_per_page']:.1f} B a 4K page of a guest all mapped.",
             f"{threads['replicas']} runs in {threads['threads']} threads: {threads['speedup']:.2f} times as "
             f"fast as one after the other ({threads['low']:.2f} to {threads['high']:.2f}); they got "
-            f"{threads['threads_got']:.2f} processors, and one after the other {threads['serial_got']:.2f}.",
+            f"{threads['threads_got']:.2f} processors, and one after the other {threads['serial_got']:.2f}."
+            + (
+                ""
+                if _missing(threads["c_speedup"])
+                else f" Processes of C: {threads['c_speedup']:.2f} times."
+            ),
         ]
         if "start" in self.tables:
             for row in self.tables["start"].to_dict("records"):
@@ -183,7 +190,16 @@ def write_readme(report: Report, path: str | os.PathLike[str]) -> None:
 
 def _rates(row: Mapping[Any, Any], ratio: str) -> tuple[str, ...]:
     spread = f"{_short(row['low'])} to {_short(row['high'])}"
-    return _short(row["taken_per_s"]), spread, ratio, _short(row["events_per_s"]), f"{row['retry_share']:.1%}"
+    handoffs = row.get("handoffs_per_fault")
+    return (
+        _short(row["taken_per_s"]),
+        spread,
+        ratio,
+        _short(row["events_per_s"]),
+        f"{row['events_per_fault']:.1f}",
+        "" if _missing(handoffs) else f"{handoffs:.1f}",
+        f"{row['retry_share']:.1%}",
+    )
 
 
 def _short(number: float) -> str:
@@ -197,6 +213,10 @@ def _short(number: float) -> str:
 def _named(column: str, units: Mapping[str, str]) -> str:
     unit = units.get(column, "1")
     return column if unit == "1" or column.endswith(("_per_s", "_s")) else f"{column} ({unit})"
+
+
+def _missing(number: float | None) -> bool:
+    return number is None or math.isnan(number)
 
 
 def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:

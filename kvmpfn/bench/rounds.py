@@ -40,6 +40,9 @@ kvmpfn.simulate(kvmpfn.Scenario.from_json(sys.argv[1]), progress=False)
 print(json.dumps([imported - began, time.perf_counter() - began]))
 """
 
+C_FAULTS = 10
+"""Faults of a process of the C program by those of a replica, so that starting it does not count."""
+
 SMALL = "8 vCPUs, 256MiB"
 """The scenario that the oracle can run."""
 
@@ -94,7 +97,7 @@ def measure(plan: Plan = QUICK, progress: Note = lambda text: None) -> Report:
             "sizes": _sizes(plan, floor, notes, progress),
             "presets": _presets(plan, progress),
             "footprint": _footprint(progress),
-            "parallel": _parallel(plan, progress),
+            "parallel": _parallel(plan, floor, progress),
         }
         if plan.start:
             tables["start"] = _start(plan, Path(scratch), notes, progress)
@@ -122,6 +125,7 @@ def _rate_row(samples: Sequence[Sample]) -> dict[str, float]:
         "high": rate.high,
         "events_per_s": statistics.median(sample.event_rate for sample in samples),
         "retry_share": samples[0].retry_share,
+        "events_per_fault": samples[0].events / samples[0].taken,
     }
 
 
@@ -150,6 +154,7 @@ def _yardsticks(plan: Plan, floor: Floor | None, notes: list[str], progress: Not
                     "scenario": title,
                     "program": name,
                     **_rate_row(samples),
+                    "handoffs_per_fault": samples[0].handoffs / samples[0].taken or math.nan,
                     "of_engine": ratio.median,
                     "of_engine_low": ratio.low,
                     "of_engine_high": ratio.high,
@@ -228,11 +233,12 @@ def _presets(plan: Plan, progress: Note) -> pd.DataFrame:
     )
 
 
-def _parallel(plan: Plan, progress: Note) -> pd.DataFrame:
+def _parallel(plan: Plan, floor: Floor | None, progress: Note) -> pd.DataFrame:
     """Time replicas one after the other, and in a thread for each processor.
 
     A machine that is shared may not let threads have more of it than one had: see what they *got*, their CPU
-    time by the clock's.
+    time by the clock's, and how many times faster than one after the other as many processes of the C program
+    are, which share nothing at all.
     """
     workers = _processors()
     scenario = case(16, "1GiB", faults=plan.faults)
@@ -246,18 +252,29 @@ def _parallel(plan: Plan, progress: Note) -> pd.DataFrame:
         digests[str(executor)] = [one.digest for one in study.runs[0]]
         return seconds, used / seconds
 
-    programs = {"serial": lambda: run("serial"), "threads": lambda: run(workers)}
+    programs: dict[str, Callable[[], Any]] = {
+        "serial": lambda: run("serial"),
+        "threads": lambda: run(workers),
+    }
+    if floor:
+        longer = case(16, "1GiB", faults=C_FAULTS * plan.faults)
+        programs["C once"] = lambda: floor.at_once(longer, 1_000_000, 1)
+        programs["C at once"] = lambda: floor.at_once(longer, 1_000_000, workers)
     found = _rounds(programs, plan.repetitions, progress, "replicas")
     if digests["serial"] != digests[str(workers)]:
         raise InvariantError("runs in threads found something else than runs one after the other")
     speedup = Spread.of([a / b for (a, _), (b, _) in zip(found["serial"], found["threads"], strict=True)])
     row: dict[str, float] = {"threads": workers, "replicas": replicas}
-    for name, rounds in found.items():
-        row[f"{name}_s"] = statistics.median(seconds for seconds, _ in rounds)
-        row[f"{name}_got"] = statistics.median(processors for _, processors in rounds)
+    for name in ("serial", "threads"):
+        row[f"{name}_s"] = statistics.median(seconds for seconds, _ in found[name])
+        row[f"{name}_got"] = statistics.median(processors for _, processors in found[name])
     row |= {"speedup": speedup.median, "low": speedup.low, "high": speedup.high}
     row["efficiency"] = speedup.median / workers
-    ratios = ("serial_got", "threads_got", "speedup", "low", "high", "efficiency")
+    apart = [
+        workers * a / b for a, b in zip(found.get("C once", []), found.get("C at once", []), strict=True)
+    ]
+    row["c_speedup"] = statistics.median(apart) if apart else math.nan
+    ratios = ("serial_got", "threads_got", "speedup", "low", "high", "efficiency", "c_speedup")
     return _frame([row], serial_s="s", threads_s="s", **dict.fromkeys(ratios, "1"))
 
 
@@ -312,7 +329,8 @@ def _frame(rows: Sequence[Mapping[str, Any]], **units: str) -> pd.DataFrame:
     import pandas as pd
 
     frame = pd.DataFrame(list(rows))
-    rates = {"taken_per_s": "1/s", "low": "1/s", "high": "1/s", "events_per_s": "1/s", "retry_share": "1"}
+    rates = dict.fromkeys(("taken_per_s", "low", "high", "events_per_s"), "1/s")
+    rates |= dict.fromkeys(("retry_share", "events_per_fault", "handoffs_per_fault"), "1")
     frame.attrs["units"] = {name: unit for name, unit in (rates | units).items() if name in frame}
     return frame
 
