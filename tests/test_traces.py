@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kvmpfn.traces import Trace, read_statistics, read_trace
-from kvmpfn.traces.ftrace import read_lines
+from kvmpfn.traces.ftrace import read_records
 from kvmpfn.units import InputError
 
 KERNELS = ("6.1", "6.16")
@@ -276,5 +276,5 @@ def test_a_missing_file_names_the_nearest(data: Path) -> None:
 
 
 def test_reading_is_fast_enough(data: Path, benchmark: pytest.FixtureRequest) -> None:
-    lines = benchmark(read_lines, data / "st-v1-r1000.trace.gz")  # type: ignore[operator]
-    assert len(lines.event) > 90_000
+    lines = benchmark(read_records, data / "st-v1-r1000.trace.gz")  # type: ignore[operator]
+    assert len(lines) > 90_000

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from kvmpfn.traces.ftrace import ABSENT, CODE, Lines
+from kvmpfn.traces.records import ABSENT, CODE, Records
 from kvmpfn.traces.statistics import PAGE_SHIFT
 
 OUTCOMES = {
@@ -188,12 +188,12 @@ class Assembly:
         return "seq"
 
 
-def assemble(lines: Lines, kernel: str, slot: Slot | None) -> Assembly:
+def assemble(lines: Records, kernel: str, slot: Slot | None) -> Assembly:
     """Put the events of a recording together.
 
     Parameters
     ----------
-    lines : Lines
+    lines : Records
         The events.
     kernel : {"6.1", "6.16"}
         Which numbers RET_PF_* have.
@@ -205,7 +205,7 @@ def assemble(lines: Lines, kernel: str, slot: Slot | None) -> Assembly:
     probes = {CODE[name] for name in ("gup", "faultin_ret", "stale_ret", "map_ret")}
     steps = {CODE[name] for name in ("inv_start_ret", "inv_end", "inv_seq", "inv_end_ret")}
     columns = (lines.time_ps, lines.pid, lines.event, lines.a, lines.b, lines.c, lines.d)
-    for time, pid, event, a, b, c, d in zip(*columns, strict=True):
+    for time, pid, event, a, b, c, d in zip(*(column.tolist() for column in columns), strict=True):
         if event in probes:
             assembly.probe(time, pid, names[event], signed(a))
         elif event in steps:

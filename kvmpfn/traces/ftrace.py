@@ -14,40 +14,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
+import numpy as np
+
+from kvmpfn.traces.records import ABSENT, CODE, COLUMNS, EVENT_FIELDS, EVENTS, Records
 from kvmpfn.units import InputError
-
-EVENT_FIELDS: dict[str, tuple[str, ...]] = {
-    "kvm_page_fault": ("vcpu", "rip", "address", "error_code"),
-    "fast_page_fault": ("vcpu", "address", "spurious", "fixed"),
-    "kvm_mmu_spte_requested": ("gfn", "pfn", "level"),
-    "kvm_mmu_set_spte": ("gfn", "new_spte", "level"),
-    "kvm_tdp_mmu_spte_changed": ("gfn", "level", "old_spte", "new_spte"),
-    "mark_mmio_spte": ("gfn",),
-    "kvm_entry": ("vcpu",),
-    "kvm_unmap_hva_range": ("start", "end"),
-    "kvm_age_hva": ("start", "end"),
-    "pf_ret": ("ret",),
-    "faultin_ret": ("ret",),
-    "stale_ret": ("ret",),
-    "map_ret": ("ret",),
-    "inv_start_ret": ("ret",),
-    "gup": (),
-    "inv_end": (),
-    "inv_seq": (),
-    "inv_end_ret": (),
-    "flush": (),
-    "rlock_slow": (),
-    "wlock_slow": (),
-    "tracing_mark_write": (),
-}
-"""The events that are read and what each carries; all others are counted as skipped."""
-
-EVENTS = tuple(EVENT_FIELDS)
-CODE = {name: code for code, name in enumerate(EVENTS)}
-ABSENT = (1 << 64) - 1
-"""Stands for a field that an older format does not have."""
 
 _LINE = re.compile(
     r"\s*(.*?)-(\d+)\s+(?:\(\s*[\d-]+\)\s+)?\[(\d+)\]\s+(?:[^\s:]{4,7}\s+)?(\d+)\.(\d+):\s(?:\w+:)?(\w+):\s*(.*)"
@@ -80,20 +52,18 @@ _PATTERNS: dict[str, tuple[re.Pattern[str], tuple[int, ...]]] = {
     "kvm_entry": (re.compile(r"vcpu (\d+)"), (10,)),
     "kvm_unmap_hva_range": (_RANGE, (16, 16)),
     "kvm_age_hva": (_RANGE, (16, 16)),
+    "kvm_exit": (re.compile(r"$^"), ()),
     **{name: (_RET, (0,)) for name, fields in EVENT_FIELDS.items() if fields == ("ret",)},
 }
 
 
 @dataclass
 class Lines:
-    """The events of one file, a column an attribute.
-
-    `a` to `d` hold the fields of `EVENT_FIELDS`, in its order, as 64-bit words.
-    """
+    """Columns that grow by a line."""
 
     time_ps: array[int] = field(default_factory=lambda: array("q"))
     pid: array[int] = field(default_factory=lambda: array("q"))
-    cpu: array[int] = field(default_factory=lambda: array("q"))
+    cpu: array[int] = field(default_factory=lambda: array("i"))
     event: array[int] = field(default_factory=lambda: array("B"))
     a: array[int] = field(default_factory=lambda: array("Q"))
     b: array[int] = field(default_factory=lambda: array("Q"))
@@ -106,7 +76,7 @@ class Lines:
     lost_unknown: int = 0
 
 
-def read_lines(path: str | os.PathLike[str]) -> Lines:
+def read_records(path: str | os.PathLike[str]) -> Records:
     """Read the events of one recording, plain text or gzip.
 
     Lines that are no event, events that are not used and fields in an unknown form are counted by reason.
@@ -114,7 +84,19 @@ def read_lines(path: str | os.PathLike[str]) -> Lines:
     lines = Lines()
     with _open(Path(path)) as stream:
         _consume(stream, Path(path).name, lines)
-    return lines
+    parts: Any = {
+        name: np.frombuffer(getattr(lines, name), kind).copy() if lines.event else np.zeros(0, kind)
+        for name, kind in COLUMNS.items()
+    }
+    return Records(
+        **parts,
+        tasks=lines.tasks,
+        marks=lines.marks,
+        lines=len(lines.event) + lines.skipped.total(),
+        skipped=lines.skipped,
+        lost=lines.lost,
+        lost_unknown=lines.lost_unknown,
+    )
 
 
 def _open(path: Path) -> IO[str]:

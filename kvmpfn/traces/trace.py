@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from kvmpfn import storms as storm_models
 from kvmpfn import workloads
 from kvmpfn.traces.faults import OUTCOMES, Assembly, Fault, Invalidation, assemble
-from kvmpfn.traces.ftrace import ABSENT, CODE, EVENT_FIELDS, EVENTS, Lines, read_lines
+from kvmpfn.traces.ftrace import read_records
+from kvmpfn.traces.records import ABSENT, CODE, EVENT_FIELDS, EVENTS, Records
 from kvmpfn.traces.statistics import PAGE_SHIFT, Statistics, read_statistics
 from kvmpfn.units import InputError, format_size, format_time, nearest
 
@@ -64,7 +65,7 @@ class Trace:
         Events known to be lost or overwritten; `lost_unknown` counts losses of unknown size.
     """
 
-    def __init__(self, name: str, kernel: str, lines: Lines, statistics: Statistics | None) -> None:
+    def __init__(self, name: str, kernel: str, lines: Records, statistics: Statistics | None) -> None:
         self.name = name
         self.kernel = kernel
         self.statistics = statistics
@@ -74,7 +75,7 @@ class Trace:
     def __repr__(self) -> str:
         ended = ", ".join(f"{number:,d} {name}" for name, number in self._outcomes.items())
         return (
-            f"Trace {self.name!r}: {len(self._lines.event):,d} events of a kernel like {self.kernel}, "
+            f"Trace {self.name!r}: {len(self._lines):,d} events of a kernel like {self.kernel}, "
             f"{len(self._assembly.invalidations):,d} invalidations, faults: {ended or 'none'}"
         )
 
@@ -128,14 +129,14 @@ class Trace:
         import pandas as pd
 
         lines = self._lines
-        event = np.frombuffer(lines.event, dtype="u1") if lines.event else np.zeros(0, "u1")
-        frame = pd.DataFrame({"time_ps": _words(lines.time_ps, "i8")})
-        pids = pd.Series(_words(lines.pid, "i8"))
+        event = lines.event
+        frame = pd.DataFrame({"time_ps": lines.time_ps})
+        pids = pd.Series(lines.pid)
         frame["task"] = pids.map(lines.tasks).astype("category")
         frame["pid"] = pids
-        frame["cpu"] = _words(lines.cpu, "i8")
+        frame["cpu"] = lines.cpu.astype("i8")
         frame["event"] = pd.Categorical.from_codes(event.astype("i1"), categories=pd.Index(EVENTS))
-        words = [_words(column, "u8") for column in (lines.a, lines.b, lines.c, lines.d)]
+        words = (lines.a, lines.b, lines.c, lines.d)
         for name in ORDER:
             values, known = np.zeros(len(event), "u8"), np.zeros(len(event), bool)
             for code, names in enumerate(EVENT_FIELDS.values()):
@@ -363,29 +364,30 @@ def read_trace(path: str | os.PathLike[str], *, kernel: str | None = None) -> Tr
         there = [one.name for one in sorted(file.parent.glob("*.trace*"))] if file.parent.is_dir() else []
         near = nearest(file.name, there) if there else "none"
         raise InputError(f"{file.name}: no such recording; nearest valid: {near}")
-    lines = read_lines(file)
-    if not lines.event:
+    lines = read_records(file)
+    if not len(lines):
         raise InputError(f"{file.name}: no event of KVM in it; nearest valid: text of the ftrace buffer")
     text = file.with_name(re.sub(r"(\.trace)?(\.txt|\.dat)?(\.gz)?$", "", file.name, count=1) + ".txt")
     statistics = read_statistics(text) if text.is_file() and text != file else None
     return Trace(file.name, _kernel(kernel, lines, file), lines, statistics)
 
 
-def _kernel(given: str | None, lines: Lines, file: Path) -> str:
+def _kernel(given: str | None, lines: Records, file: Path) -> str:
     """Say whose numbers the returns have: told, seen in the first entry made, or in the folder's name."""
     if given is not None:
         found = re.fullmatch(r"v?(\d+)\.(\d+)(?:\..*)?", given)
         if found is None or int(found[1]) < 6:
             raise InputError(f"kernel={given!r}: not a version; nearest valid: {' or '.join(OUTCOMES)}")
         return "6.1" if (int(found[1]), int(found[2])) < (6, 12) else "6.16"
-    for event, old in zip(lines.event, lines.c, strict=True):
-        if event == CODE["kvm_tdp_mmu_spte_changed"] and not old >> MMU_PRESENT & 1:
-            return "6.16" if old >> 63 else "6.1"
+    changed = lines.c[lines.event == CODE["kvm_tdp_mmu_spte_changed"]].tolist()
+    empty = next((old for old in changed if not old >> MMU_PRESENT & 1), None)
+    if empty is not None:
+        return "6.16" if empty >> 63 else "6.1"
     folder = file.resolve().parent.name
     for name in reversed(OUTCOMES):
         if folder.endswith((name, name.replace(".", ""))):
             return name
-    if not any(event == CODE["pf_ret"] for event in lines.event):
+    if not (lines.event == CODE["pf_ret"]).any():
         return "6.16"
     raise InputError(f"{file.name}: kernel unknown; nearest valid: kernel='6.1' or kernel='6.16'")
 
@@ -416,10 +418,3 @@ def _optional(frame: pd.DataFrame, name: str) -> None:
     if name in frame.columns:
         column = frame[name].astype("Int64")
         frame[name] = column.mask(column < 0)
-
-
-def _words(column: Any, kind: str) -> Any:
-    """View a column as numpy words."""
-    import numpy as np
-
-    return np.frombuffer(column, dtype=kind).copy() if column else np.zeros(0, kind)
