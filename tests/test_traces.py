@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kvmpfn.traces import Trace, read_statistics, read_trace
-from kvmpfn.traces.ftrace import read_records
+from kvmpfn.traces.read import read_records
 from kvmpfn.units import InputError
 
 KERNELS = ("6.1", "6.16")

@@ -148,7 +148,7 @@ def _pointer(typing_context: Any, words: Any) -> Any:
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return make_array(signature.args[0])(context, builder, arguments[0]).data
 
-    return types.CPointer(types.int64)(words), code
+    return types.CPointer(words.dtype)(words), code
 
 
 @overload(memory)

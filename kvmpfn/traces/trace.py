@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from kvmpfn import storms as storm_models
 from kvmpfn import workloads
 from kvmpfn.traces.faults import OUTCOMES, Assembly, Fault, Invalidation, assemble
-from kvmpfn.traces.ftrace import read_records
+from kvmpfn.traces.read import read_records
 from kvmpfn.traces.records import ABSENT, CODE, EVENT_FIELDS, EVENTS, Records
 from kvmpfn.traces.statistics import PAGE_SHIFT, Statistics, read_statistics
 from kvmpfn.units import InputError, format_size, format_time, nearest
