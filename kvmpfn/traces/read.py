@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from statistics import median_low
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from kvmpfn.traces.ftrace import Place
 from kvmpfn.traces.records import (
     CODE,
     COLUMNS,
+    EVENT_FIELDS,
     EVENTS,
     NOT_UNDERSTOOD,
     NOT_USED,
@@ -31,7 +33,16 @@ from kvmpfn.traces.records import (
     write_parquet,
 )
 from kvmpfn.traces.source import PARQUET, Source
-from kvmpfn.traces.texts import ISA, SLOTS, Unreadable, Words, programs, read_arguments, read_fields
+from kvmpfn.traces.texts import (
+    ISA,
+    SLOTS,
+    Unreadable,
+    Words,
+    programs,
+    raw_slots,
+    read_arguments,
+    read_fields,
+)
 from kvmpfn.units import InputError, nearest
 
 __all__ = ["convert", "read_blocks", "read_records"]
@@ -45,6 +56,7 @@ LONG = 4096
 REASONS_LIMIT = 1000
 """Different reasons for skipping that are told apart, and exit reasons likewise."""
 
+FIRST_BYTES = 1 << 16
 FAR_S = 4_600_000
 """Seconds from which times are counted from the first of them, so that 64 bits hold them in picoseconds."""
 
@@ -57,7 +69,7 @@ _QUOTED = re.compile(r"(?:\s{0,3}>)+ ?")
 _LOGGED = re.compile(r"(?:<\d+>)?\[ *\d+\.\d{3,6}\] ")
 _NOTE = re.compile(r"\s+<-{2,}.*")
 _HEX = re.compile(r"=([\dA-F]{2})")
-_STAMPS = re.compile(rb"[ \]](\d{1,12})(?:\.\d{1,12})?: ")
+_STAMPS = re.compile(rb"[ \]](\d{1,19})(?:\.\d{1,12})?: ")
 _TIMELESS = re.compile(r"\s*(?:[\w-]+:)?([A-Za-z_]\w*):(?=\s|$)", re.ASCII)
 _FILE = re.compile(r"(\S+):\s+(.*)")
 
@@ -136,8 +148,9 @@ class Reader:
         if self._scanner is not None:
             for name, number in self._scanner.unused():
                 self._skip(f"{NOT_USED}: {name}", number)
-        if blank := int(np.count_nonzero(block.event[:kept] == BLANK)):
-            self._skip("blank", blank)
+        for reason, code in (("blank", BLANK), (NOT_EVENT, PLAIN)):
+            if number := int(np.count_nonzero(block.event[:kept] == code)):
+                self._skip(reason, number)
         notes.lines = kept
         self._fill(block, kept)
         if last and kept and not data.endswith(b"\n") and block.event[kept - 1] < len(EVENTS):
@@ -160,7 +173,7 @@ class Reader:
     def _settle_origin(self, data: bytes) -> None:
         """Decide from the first stamps seen whether times must be counted from a later second."""
         if self._origin is None:
-            stamps = [int(found[1]) for found, _ in zip(_STAMPS.finditer(data), range(101), strict=False)]
+            stamps = [int(found[1]) for found in islice(_STAMPS.finditer(data, 0, FIRST_BYTES), 101)]
             if stamps:
                 first = median_low(stamps) // (self._hertz or 1)
                 self._origin = first if first >= FAR_S else 0
@@ -197,8 +210,10 @@ class Reader:
                 if joined is None:
                     return line
                 found, tails = joined
-                place += tails
                 if tails:
+                    block.event[line + 1 : line + 1 + tails] = UNUSED
+                    while place < len(odd) and odd[place] <= line + tails:
+                        place += 1
                     self._skip(TAIL, tails)
                     self._notes.guessed["wrapped lines put together"] += 1
             if isinstance(found, Event):
@@ -223,7 +238,7 @@ class Reader:
         for tail in range(line + 1, line + 1 + TAILS):
             if tail >= block.lines:
                 return (found, 0) if last else None
-            if block.event[tail] != ODD:
+            if block.event[tail] not in (ODD, PLAIN):
                 break
             more = self._text(block, tail)
             alone = self._parse(more)
@@ -260,10 +275,11 @@ class Reader:
         found = self._parse_plain(text)
         if isinstance(found, Skip) and "=" in text and (text.endswith(("=", "=20")) or "=3D" in text):
             decoded = _HEX.sub(lambda one: chr(int(one[1], 16)), text.removesuffix("=")).rstrip()
-            again = self._parse_plain(decoded) if decoded != text.rstrip("=") else found
+            again = self._parse_plain(decoded) if decoded else found
             if isinstance(again, Event):
                 return again
-            return Skip(found.reason, found.cut or text.endswith("="), found.lost, found.losses)
+            cut = found.cut or (found.reason == NOT_EVENT and text.endswith("="))
+            return Skip(found.reason, cut, found.lost, found.losses)
         return found
 
     def _parse_plain(self, text: str) -> Event | Skip:
@@ -281,13 +297,13 @@ class Reader:
                 where = perf.place(before)
             if where is not None:
                 return self._event(stamp[1], stamp[2], stamp[3], where, event[2], event[3].strip())
+        if one := perf.traced(text):
+            return self._traced(one)
         if loss := ftrace.LOST.search(text):
             return _loss(loss[1])
         if loss := perf.LOST.search(text):
             return _loss(loss[1] or loss[2])
-        if "(" in text or ":" in text:
-            if one := perf.traced(text):
-                return self._traced(one)
+        if ":" in text:
             if (bare := _TIMELESS.match(text)) and (bare[1] in self._codes or bare[1].startswith("kvm_")):
                 return Skip(f"{TIMELESS}: {bare[1]}")
         if header := ftrace.HEADER.fullmatch(text.strip()):
@@ -389,7 +405,8 @@ class Reader:
         for isa in np.unique(sets[~named]).tolist():
             rows = np.flatnonzero(sets == isa)
             found, where = np.unique(reasons[rows], return_inverse=True)
-            names = np.array([self._exit(exit_name(isa, reason)) for reason in found.tolist()], "i8")
+            words = (reason % (1 << 64) for reason in found.tolist())
+            names = np.array([self._exit(exit_name(isa, reason)) for reason in words], "i8")
             codes[rows] = names[where]
         return codes
 
@@ -433,7 +450,7 @@ def _hertz(clock_hz: float | None) -> int:
     return round(clock_hz)
 
 
-ODD, UNUSED, BLANK = 255, 254, 253
+ODD, UNUSED, BLANK, PLAIN = 255, 254, 253, 252
 NO_NAME, ASIDE = -1, -2
 PID_LIMIT = 1 << 22
 """Linux numbers threads below this (PID_MAX_LIMIT of include/linux/threads.h on 64 bits)."""
@@ -493,10 +510,22 @@ class _Scanner:
 
         self._scan = scan.scan
         self._programs = programs()
-        self._names, self.exits = scan.Names(), scan.Names()
+        self._names, self.exits, self._raw = scan.Names(), scan.Names(), scan.Names()
+        self._slots = np.full((len(EVENTS), scan.NAMES), -1, "i8")
+        for event, slots in raw_slots().items():
+            for raw, slot in slots.items():
+                self._slots[CODE[event], self._raw.add(raw)] = slot
+        lacking = [("vcpu", "rip") if event != "kvm_entry" else () for event in EVENTS]
+        self._absent = np.array(
+            [
+                sum(1 << place for place, name in enumerate(fields) if name in lacking[code])
+                for code, fields in enumerate(EVENT_FIELDS.values())
+            ],
+            "i8",
+        )
         self._codes = np.full(scan.NAMES, -1, "i8")
         self._counts = np.zeros(scan.NAMES, "i8")
-        self._word = np.zeros(SLOTS, "i8")
+        self._word, self._spot = np.zeros(SLOTS, "i8"), np.zeros(SLOTS, "i8")
         for name, code in codes.items():
             self._codes[self._names.add(name)] = scan.MARKED if name == "tracing_mark_write" else code
         self._codes[self._names.add("print")] = scan.MARKED
@@ -504,11 +533,13 @@ class _Scanner:
     def scan(self, block: _Block, hertz: int, origin: int) -> None:
         """Read the clean lines of a block."""
         self._scan(
-            block.bytes, len(block.bytes), hertz, origin, *self._programs, self._codes, self._counts,
+            block.bytes, len(block.bytes), hertz, origin, *self._programs, self._slots.ravel(), self._absent,
+            self._codes, self._counts,
             self._names.letters, self._names.length, self._names.table,
             self.exits.letters, self.exits.length, self.exits.table,
+            self._raw.letters, self._raw.length, self._raw.table,
             block.bounds.ravel(), block.event, block.time_ps, block.pid, block.cpu, block.words.ravel(),
-            block.comm.ravel(), self._word,
+            block.comm.ravel(), self._word, self._spot,
         )  # fmt: skip
 
     def unused(self) -> Iterator[tuple[str, int]]:

@@ -1,6 +1,7 @@
 """Clean lines read by their bytes, compiled; whatever is odd in any way is left to `kvmpfn.traces.read`.
 
 A line is taken here only if the careful way would read the same from it; a test holds the two together. The
+shape of a line is told in `kvmpfn.traces.ftrace` and `kvmpfn.traces.perf`. The
 stamp ``SECONDS.FRACTION:`` is the anchor: what stands left of it is read from right to left, since the name
 of a thread is free text; what stands right of it by the templates of `kvmpfn.traces.texts`.
 """
@@ -10,11 +11,12 @@ from __future__ import annotations
 import numpy as np
 
 from kvmpfn.core.jit import jit, kernel, memory
+from kvmpfn.traces.records import CODE
 from kvmpfn.traces.texts import BIN, END_OF_LINE, ISA, LITERAL, NAME, NUMBER, SLOTS, WORD
 from kvmpfn.traces.texts import PARENTHESIS as PARENTHESES
 
-ODD, UNUSED, BLANK = 255, 254, 253
-"""What became of a line that is no event: left to the careful way, an event not used, blank."""
+ODD, UNUSED, BLANK, PLAIN = 255, 254, 253, 252
+"""What became of a line that is no event: left to the careful way, counted, blank, text without any sign."""
 
 MARKED = -2
 """Code of an event whose text is wanted: the careful way reads it."""
@@ -23,6 +25,12 @@ NAMES = 512
 NAME_BYTES = 40
 LINE_BYTES = 1000
 COMM_BYTES = 48
+FAR = 9_000_000
+"""Seconds that 64 bits hold in picoseconds."""
+
+PAGE_FAULT = CODE["kvm_page_fault"]
+LOW, THREAD, CPU, LEFT, RIGHT, PERF = range(6)
+"""Where an event happened, as `_place` finds it: the thread's name is from LEFT up to RIGHT."""
 
 
 class Names:
@@ -189,240 +197,385 @@ def _read_text(data, at, end, step, steps, letters, words, names, length, table)
             return True
 
 
+@jit
+def _back(data, at, low):
+    """Skip blanks to the left."""
+    while at >= low and data[at] == 32:
+        at -= 1
+    return at
+
+
+@jit
+def _on(data, at, end):
+    """Skip blanks to the right."""
+    while at < end and data[at] == 32:
+        at += 1
+    return at
+
+
+@jit
+def _past_word(data, at, end):
+    while at < end and _is_word(data[at]):
+        at += 1
+    return at
+
+
+@jit
+def _stamp(data, low, colon, hertz, origin):
+    """Time of the stamp that ends at a colon, and the place before it, or -2."""
+    at = colon - 1
+    count, fraction, scale = 0, np.int64(0), np.int64(1)
+    while at >= low and _is_digit(data[at]) and count < 18:
+        fraction += scale * np.int64(data[at] - 48)
+        scale *= 10
+        count += 1
+        at -= 1
+    if at > low and data[at] == 46:
+        seconds, at = _digits_back(data, at - 1, low)
+        if count > 12 or at < 0 or data[at] == 46:
+            return np.int64(0), -2
+        seconds -= origin
+        if not -FAR < seconds < FAR:
+            return np.int64(0), -2
+        for _ in range(12 - count):
+            fraction *= 10
+        return seconds * 1000000000000 + fraction, at - 1
+    if hertz == 0 or count == 18:
+        return np.int64(0), -2
+    whole, part = fraction // hertz - origin, fraction % hertz
+    if not -FAR < whole < FAR:
+        return np.int64(0), -2
+    # In two steps of 10^6, since the ticks of a second times 10^12 are beyond 64 bits.
+    part *= 1000000
+    rest = part // hertz * 1000000 + part % hertz * 1000000 // hertz
+    return whole * 1000000000000 + rest, at
+
+
+@jit
+def _place(data, low, at, spot):
+    """Read what stands left of a stamp, up to `at`; whether it is one of the common forms."""
+    spot[THREAD] = spot[CPU] = -1
+    spot[LEFT] = spot[RIGHT] = low
+    spot[PERF] = 1
+    if at < low:
+        return at == low - 1
+    glued = data[at] == 93
+    if not glued and data[at] != 32:
+        return False
+    at = _back(data, at, low)
+    if at < low:
+        return True
+    flags = latency = digits = False
+    if data[at] != 93:
+        right = at
+        while at >= low and data[at] != 32:
+            letter = data[at]
+            if letter == 58 or letter == 91 or letter == 93 or letter >= 128 or letter < 32:
+                return False
+            at -= 1
+        left = at + 1
+        while left <= right and _is_digit(data[left]):
+            left += 1
+        width = right - left + 1
+        if width == 0 or (data[left] == 47 and left > at + 1):
+            # perf without a CPU: the thread stands here.
+            digits = True
+            at = right
+        elif left > at + 1:
+            # trace-cmd's latency form: the CPU's digits, then flags.
+            if not 4 <= width <= 8 or left - at > 6 or at < low:
+                return False
+            if not (data[left] == 46 or 65 <= data[left] <= 90 or 97 <= data[left] <= 122):
+                return False
+            where = 0
+            for digit in range(at + 1, left):
+                where = where * 10 + data[digit] - 48
+            spot[CPU] = where
+            latency = True
+            at = _back(data, at, low)
+        elif 4 <= width <= 8:
+            flags = True
+            at = _back(data, at, low)
+        else:
+            return False
+        if at < low:
+            return False
+    if not latency and not digits:
+        if data[at] != 93:
+            return False
+        right = at
+        where, at = _digits_back(data, at - 1, low)
+        if at < 0 or at == right or right - at > 5 or at <= low or data[at - 1] != 91:
+            return False
+        spot[CPU] = where
+        at -= 2
+        if at < low:
+            return not flags
+        if data[at] != 32:
+            return False
+        at = _back(data, at, low)
+        if at < low:
+            return not flags
+        if data[at] == 41:
+            # ftrace's TGID
+            right = at - 1
+            at = right
+            while at > low and (_is_digit(data[at]) or data[at] == 45):
+                at -= 1
+            if at == right:
+                return False
+            at = _back(data, at, low + 1)
+            if at <= low + 1 or data[at] != 40 or data[at - 1] != 32:
+                return False
+            flags = True
+            at = _back(data, at - 1, low)
+    right = at
+    thread, at = _digits_back(data, at, low)
+    if at < 0 or at == right + 1:
+        return False
+    spot[THREAD] = thread
+    perf = at <= low or data[at - 1] != 45
+    if perf:
+        if flags or latency:
+            return False
+        if at > low and data[at - 1] == 47:
+            right = at - 2
+            _, at = _digits_back(data, right, low)
+            if at < 0 or at == right + 1:
+                return False
+        if at > low and data[at - 1] != 32:
+            return False
+        right = _back(data, at - 1, low) + 1
+    else:
+        if digits or at <= low + 1:
+            return False
+        right = at - 1
+        spot[PERF] = 0
+    left = _on(data, low, right)
+    spot[LEFT], spot[RIGHT] = left, right
+    if left >= right:
+        return perf
+    return data[right - 1] != 32 and _is_name(data, left, right)
+
+
+@jit
+def _is_name(data, left, right):
+    """Whether a thread's name has nothing in it that might be another stamp or a quote."""
+    if right - left > COMM_BYTES or data[left] == 62:
+        return False
+    for at in range(left, right):
+        letter = data[at]
+        if letter < 32 or letter >= 127 or letter == 91 or letter == 93 or letter == 40:
+            return False
+        if letter == 58:
+            before = data[at - 1] if at > left else 32
+            if _is_digit(before) or before == 32 or before == 115:
+                return False
+    return True
+
+
+@jit
+def _read_arguments(data, at, end, code, slots, absent, raw, raw_length, raw_table, words):
+    """Read ``name: value, ...`` up to the end; whether all were numbers, none twice. Zeros are left out."""
+    for slot in range(SLOTS):
+        words[slot] = 0
+    seen = np.int64(0)
+    while True:
+        start = at
+        at = _past_word(data, at, end)
+        if at == start or at + 1 >= end or data[at] != 58 or data[at + 1] != 32:
+            return False
+        name = _find(data, start, at, raw, raw_length, raw_table)
+        slot = slots[code * NAMES + name] if name >= 0 else -1
+        if slot < 0 or (seen >> slot & 1 and slot != BIN):
+            return False
+        seen |= np.int64(1) << slot
+        at = _read_number(data, at + 2, end, 2, words, slot)
+        if at < 0:
+            return False
+        if at == end:
+            break
+        if at + 1 >= end or data[at] != 44 or data[at + 1] != 32:
+            return False
+        at += 2
+    for slot in range(ISA):
+        # A field that older kernels lack is not told to be zero.
+        if absent[code] >> slot & 1 and not seen >> slot & 1:
+            words[slot] = 0 if code == PAGE_FAULT and seen >> 1 & 1 else -1
+    return True
+
+
+@jit
+def _traced(data, low, end, spot):
+    """Time in us of a line of ``perf trace``, and where its event is, or -1; its thread goes into `spot`."""
+    nothing = np.int64(0), -1
+    start = at = _on(data, low, end)
+    value = np.int64(0)
+    while at < end and _is_digit(data[at]) and at - start < 12:
+        value = value * 10 + data[at] - 48
+        at += 1
+    if at == start or at + 4 >= end or data[at] != 46 or data[at + 4] != 32:
+        return nothing
+    for place in range(at + 1, at + 4):
+        if not _is_digit(data[place]):
+            return nothing
+        value = value * 10 + data[place] - 48
+    at = _on(data, at + 4, end)
+    if at < end and data[at] == 40:
+        at = _on(data, at + 1, end)
+        start = at
+        while at < end and (_is_digit(data[at]) or data[at] == 46):
+            at += 1
+        if at > start:
+            if at + 2 >= end or data[at] != 32 or data[at + 1] != 109 or data[at + 2] != 115:
+                return nothing
+            at += 3
+        at = _on(data, at, end)
+        if at + 1 >= end or data[at] != 41:
+            return nothing
+        at += 2 if data[at + 1] == 58 else 1
+        if at >= end or data[at] != 32:
+            return nothing
+        at = _on(data, at, end)
+    spot[THREAD] = spot[CPU] = -1
+    spot[PERF] = 1
+    spot[LEFT] = spot[RIGHT] = at
+    slash = False
+    for place in range(at, end):
+        if data[place] == 47:
+            slash = True
+            thread, after = np.int64(0), place + 1
+            while after < end and _is_digit(data[after]) and after - place < 11:
+                thread = thread * 10 + data[after] - 48
+                after += 1
+            if after > place + 1 and after < end and data[after] == 32:
+                spot[THREAD], spot[RIGHT] = thread, place
+                if place == at or data[place - 1] == 32 or not _is_name(data, at, place):
+                    return nothing
+                return value, _on(data, after, end)
+    return nothing if slash else (value, at)
+
+
+@jit
+def _is_plain(data, low, end):
+    """Whether a line without a stamp has no sign of an event, a loss, a header or a mail's coding."""
+    first = data[_on(data, low, end)]
+    if end - low > LINE_BYTES or first == 35 or first == 67 or data[low] == 91 or data[low] == 60:
+        return False
+    for at in range(low, end):
+        letter, after = data[at], data[at + 1] if at + 1 < end else 32
+        if letter == 58 or letter >= 127 or (letter == 62 and (at < low + 4 or data[at - 1] != 61)):
+            return False
+        if (letter < 32 and letter != 9) or (letter == 61 and after != 62) or (letter == 76 and after == 79):
+            return False
+        if letter == 93 and (at == low or _is_digit(data[at - 1])):
+            return False
+    return True
+
+
 @kernel
 def scan(
-    data, size, hertz, origin, first, begin, steps, blank, literals, codes, counts,
-    events, event_length, event_table, exits, exit_length, exit_table,
-    bounds, event, time, pid, cpu, words, comm, word,
+    data, size, hertz, origin, first, begin, steps, blank, literals, slots, absent, codes, counts,
+    events, event_length, event_table, exits, exit_length, exit_table, raw, raw_length, raw_table,
+    bounds, event, time, pid, cpu, words, comm, word, spot,
 ):  # fmt: skip
     """Read the clean lines of a block of whole lines.
 
     Of each line `bounds` get the first byte and the end, `event` the code or what became of it, `words` the
     fields, and `comm` where its thread's name lies, from -1 if ftrace did not know it. `counts` count the
-    events not used. `word` holds the fields of one line.
+    events not used. `word` and `spot` hold the fields and the place of one line.
     """
     _lines(
         memory(data), size, hertz, origin, memory(first), memory(begin), memory(steps), memory(blank),
-        memory(literals), memory(codes), memory(counts),
+        memory(literals), memory(slots), memory(absent), memory(codes), memory(counts),
         memory(events), memory(event_length), memory(event_table),
         memory(exits), memory(exit_length), memory(exit_table),
+        memory(raw), memory(raw_length), memory(raw_table),
         memory(bounds), memory(event), memory(time), memory(pid), memory(cpu), memory(words), memory(comm),
-        memory(word),
+        memory(word), memory(spot),
     )  # fmt: skip
 
 
 @jit
 def _lines(
-    data, size, hertz, origin, first, begin, steps, blank, literals, codes, counts,
-    events, event_length, event_table, exits, exit_length, exit_table,
-    bounds, event, time, pid, cpu, words, comm, word,
+    data, size, hertz, origin, first, begin, steps, blank, literals, slots, absent, codes, counts,
+    events, event_length, event_table, exits, exit_length, exit_table, raw, raw_length, raw_table,
+    bounds, event, time, pid, cpu, words, comm, word, spot,
 ):  # fmt: skip
-    at, line = 0, 0
+    at, here = 0, -1
     while at < size:
         low = at
         nul = False
-        stamp = -1
+        colon = -1
         while at < size and data[at] != 10:
-            byte = data[at]
-            if byte == 58 and stamp < 0:
+            letter = data[at]
+            if letter == 58 and colon < 0:
                 # The first colon behind a number and before a blank ends the stamp.
                 if at > low and _is_digit(data[at - 1]) and at + 1 < size and data[at + 1] == 32:
-                    stamp = at
-            elif byte == 0:
+                    place = at - 1
+                    while place >= low and (_is_digit(data[place]) or data[place] == 46):
+                        place -= 1
+                    if place < low or data[place] == 32 or data[place] == 93:
+                        colon = at
+            elif letter == 0:
                 nul = True
             at += 1
         end = at
         at += 1
-        bounds[2 * line], bounds[2 * line + 1] = low, end
-        event[line] = ODD
-        line += 1
-        here = line - 1
+        here += 1
+        bounds[2 * here], bounds[2 * here + 1] = low, end
+        event[here] = ODD
         while end > low and (data[end - 1] == 13 or data[end - 1] == 32 or data[end - 1] == 9):
             end -= 1
+        if nul:
+            continue
         if end == low:
-            event[here] = ODD if nul else BLANK
+            event[here] = BLANK
             continue
-        if nul or stamp < 0 or end - low > LINE_BYTES or stamp >= end:
+        if end - low > LINE_BYTES or data[low] == 35:
             continue
-
-        # The stamp: SECONDS.FRACTION, or a number of ticks.
-        place = stamp - 1
-        count, fraction = 0, np.int64(0)
-        scale = np.int64(1)
-        while place >= low and _is_digit(data[place]) and count < 18:
-            fraction += scale * np.int64(data[place] - 48)
-            scale *= 10
-            count += 1
-            place -= 1
-        if place > low and data[place] == 46 and count <= 12:
-            seconds, place = _digits_back(data, place - 1, low)
-            if place < 0 or data[place] == 46:
+        if colon >= 0:
+            if colon >= end:
                 continue
-            seconds -= origin
-            if not -9000000 < seconds < 9000000:
+            when, place = _stamp(data, low, colon, hertz, origin)
+            if place == -2 or not _place(data, low, place, spot):
                 continue
-            for _ in range(12 - count):
-                fraction *= 10
-            when = seconds * 1000000000000 + fraction
+            place = _on(data, colon + 1, end)
+            if place + 2 < end and data[place] == 40 and data[place + 1] == 43 and _is_digit(data[place + 2]):
+                # trace-cmd's --ts-diff
+                place += 2
+                while place < end and _is_digit(data[place]):
+                    place += 1
+                if place + 1 >= end or data[place] != 41 or data[place + 1] != 32:
+                    continue
+                place = _on(data, place + 1, end)
         else:
-            if hertz == 0 or count == 18:
+            when, place = _traced(data, low, end, spot)
+            if place < 0:
+                if _is_plain(data, low, end):
+                    event[here] = PLAIN
                 continue
-            place += 1
-            whole, part = fraction // hertz, fraction % hertz
-            whole -= origin
-            if not -9000000 < whole < 9000000:
-                continue
-            part *= 1000000
-            when = whole * 1000000000000 + part // hertz * 1000000 + part % hertz * 1000000 // hertz
-        place -= 1
+            when *= 1000000
 
-        # Left of it: flags, [CPU] or CPU and flags in one word, TGID, PID, the thread's name.
-        if place < low:
-            continue
-        flags, latency = False, False
-        glued = data[place] == 93
-        while place >= low and data[place] == 32:
-            place -= 1
-        if place < low:
-            continue
-        if not glued and data[place + 1] != 32:
-            continue
-        where = -1
-        if data[place] != 93:
-            right = place
-            while place >= low and data[place] != 32:
-                if (
-                    data[place] == 58
-                    or data[place] == 91
-                    or data[place] == 93
-                    or data[place] >= 128
-                    or data[place] < 32
-                ):
-                    right = -1
-                    break
-                place -= 1
-            if right < 0 or place < low:
-                continue
-            left = place + 1
-            while left <= right and _is_digit(data[left]):
-                left += 1
-            width = right - left + 1
-            if left > place + 1:
-                # Digits, then flags: the latency form.
-                if not 4 <= width <= 8 or left - place > 6:
-                    continue
-                if not (data[left] == 46 or 65 <= data[left] <= 90 or 97 <= data[left] <= 122):
-                    continue
-                where = 0
-                for digit in range(place + 1, left):
-                    where = where * 10 + data[digit] - 48
-                latency = True
-            elif 4 <= width <= 8:
-                flags = True
-            else:
-                continue
-            while place >= low and data[place] == 32:
-                place -= 1
-            if place < low:
-                continue
-        if not latency:
-            if data[place] != 93:
-                continue
-            right = place
-            where, place = _digits_back(data, place - 1, low)
-            if place < 0 or place == right or right - place > 5 or place <= low + 1 or data[place - 1] != 91:
-                continue
-            place -= 2
-            if data[place] != 32:
-                continue
-            while place >= low and data[place] == 32:
-                place -= 1
-            if place < low:
-                continue
-            if data[place] == 41:
-                place -= 1
-                right = place
-                while place > low and (_is_digit(data[place]) or data[place] == 45):
-                    place -= 1
-                if place == right:
-                    continue
-                while place > low and data[place] == 32:
-                    place -= 1
-                if place <= low + 1 or data[place] != 40 or data[place - 1] != 32:
-                    continue
-                place -= 1
-                flags = True
-                while place >= low and data[place] == 32:
-                    place -= 1
-        right = place
-        thread, place = _digits_back(data, place, low)
-        if place < 0 or place == right + 1 or place <= low + 1:
-            continue
-        perf = data[place - 1] != 45
-        if perf:
-            if flags or latency:
-                continue
-            if data[place - 1] == 47:
-                right = place - 2
-                _, place = _digits_back(data, right, low)
-                if place < 0 or place == right + 1 or place <= low + 1:
-                    continue
-            if data[place - 1] != 32:
-                continue
-        right = place - 1
-        if perf:
-            while right > low and data[right - 1] == 32:
-                right -= 1
-        left = low
-        while left < right and data[left] == 32:
-            left += 1
-        if left == right or right - left > COMM_BYTES or data[right - 1] == 32 or data[left] == 62:
-            continue
-        odd = False
-        for column in range(left, right):
-            letter = data[column]
-            odd |= letter < 32 or letter >= 127 or letter == 91 or letter == 93 or letter == 40
-            if letter == 58:
-                before = data[column - 1] if column > left else 32
-                odd |= _is_digit(before) or before == 32 or before == 115
-        if odd:
-            continue
-
-        # Right of it: the event and its text.
-        place = stamp + 1
-        while place < end and data[place] == 32:
-            place += 1
-        if place + 2 < end and data[place] == 40 and data[place + 1] == 43 and _is_digit(data[place + 2]):
-            # trace-cmd's --ts-diff
-            place += 2
-            while place < end and _is_digit(data[place]):
-                place += 1
-            if place + 1 >= end or data[place] != 41 or data[place + 1] != 32:
-                continue
-            place += 1
-            while place < end and data[place] == 32:
-                place += 1
+        # The event's name, after its system's if that is told.
         start = place
-        while place < end and _is_word(data[place]):
-            place += 1
+        place = _past_word(data, place, end)
         if place == start or place >= end or data[place] != 58:
             continue
-        system = False
-        if place + 1 < end and _is_word(data[place + 1]):
-            system = True
-            place += 1
-            start = place
-            while place < end and _is_word(data[place]):
-                place += 1
-            if place == start or place >= end or data[place] != 58:
+        system = place + 1 < end and _is_word(data[place + 1])
+        if system:
+            start = place + 1
+            place = _past_word(data, start, end)
+            if place >= end or not (data[place] == 58 or (colon < 0 and data[place] == 40)):
                 continue
-        if _is_digit(data[start]) or (perf and not system):
+        if _is_digit(data[start]) or (spot[PERF] and not system):
             continue
         name = _find(data, start, place, events, event_length, event_table)
         if name < 0:
             continue
+        arguments = data[place] == 40
         place += 1
-        if place < end and data[place] != 32:
+        if colon >= 0 and place < end and data[place] != 32:
             continue
         code = codes[name]
         if code == MARKED:
@@ -431,28 +584,36 @@ def _lines(
             counts[name] += 1
             event[here] = UNUSED
             continue
-        while place < end and data[place] == 32:
-            place += 1
+
+        # Its fields.
+        if colon >= 0:
+            place = _on(data, place, end)
+        elif end > place and data[end - 1] == 41:
+            end -= 1
         found = first[code] == first[code + 1]
         if found:
             for slot in range(SLOTS):
                 word[slot] = 0
             word[ISA] = -1
-        for template in range(first[code], first[code + 1]):
-            for slot in range(SLOTS):
-                word[slot] = blank[template * SLOTS + slot]
-            if _read_text(
-                data, place, end, begin[template], steps, literals, word, exits, exit_length, exit_table
-            ):
-                found = True
-                break
+        elif arguments:
+            found = _read_arguments(data, place, end, code, slots, absent, raw, raw_length, raw_table, word)
+        else:
+            for template in range(first[code], first[code + 1]):
+                for slot in range(SLOTS):
+                    word[slot] = blank[template * SLOTS + slot]
+                if _read_text(
+                    data, place, end, begin[template], steps, literals, word, exits, exit_length, exit_table
+                ):
+                    found = True
+                    break
         if not found:
             continue
         event[here] = code
         time[here] = when
-        pid[here] = thread
-        cpu[here] = where
+        pid[here] = spot[THREAD]
+        cpu[here] = spot[CPU]
         for slot in range(BIN):
             words[here * BIN + slot] = word[slot]
-        unnamed = right - left == 5 and data[left] == 60 and data[left + 1] == 46
+        left, right = spot[LEFT], spot[RIGHT]
+        unnamed = right == left or (right - left == 5 and data[left] == 60 and data[left + 1] == 46)
         comm[2 * here], comm[2 * here + 1] = -1 if unnamed else left, right

@@ -98,8 +98,8 @@ libtraceevent writes a number as the event's format does, with 0x only where the
 
 _SLOT = re.compile(r"\{(\w+):(\w)\}")
 _RAW_ITEM = re.compile(r"(\w+)=(\w+):(\w)")
-_PAIR = re.compile(r"(\w+)=(-?\w+)")
-_ARGUMENT = re.compile(r"(\w+): (-?\w+)")
+_PAIR = re.compile(r"(\w+)=(-?\w+)", re.ASCII)
+_ARGUMENT = re.compile(r"(\w+): (-?\w+)", re.ASCII)
 _WORD = 1 << 64
 
 Words = tuple[int, int, int, int]
@@ -148,7 +148,9 @@ def _pattern(event: str, template: str) -> Pattern:
             plan.append((fields.index(name), kind))
         source += _literal(literal)
     source += r"\s*$" if template.endswith("$") else ""
-    return Pattern(re.compile(source).match, tuple(plan), _blank(event, {name for name in pieces[1::3]}))
+    return Pattern(
+        re.compile(source, re.ASCII).match, tuple(plan), _blank(event, {name for name in pieces[1::3]})
+    )
 
 
 def _blank(event: str, told: set[str]) -> Words:
@@ -214,7 +216,7 @@ def _from_pairs(code: int, pairs: dict[str, str], intern: Intern, *, zeros: bool
             if digits is None:
                 raise Unreadable
             letters = not text.startswith(("0x", "-")) and not text.isdigit()
-            sign = "i" if "x" in text or text.startswith("-") or zeros else "x" if letters else kind
+            sign = "x" if letters else "i" if zeros or text.startswith(("0x", "-")) else kind
             found[name] = number(text, sign)
     if event == "kvm_exit" and ("reason" in found or zeros):
         found["reason"] = intern(exit_name(found.pop("isa", 0), found.get("reason", 0)))
@@ -225,7 +227,7 @@ def _from_pairs(code: int, pairs: dict[str, str], intern: Intern, *, zeros: bool
         if name in found:
             words[place] = found[name]
         elif name in ("vcpu", "rip"):
-            words[place] = 0 if zeros and "rip" in found else ABSENT
+            words[place] = 0 if zeros and ("rip" in found or event == "kvm_entry") else ABSENT
         elif not zeros:
             raise Unreadable
     return words[0], words[1], words[2], words[3]
@@ -293,6 +295,17 @@ def programs() -> tuple[Any, Any, Any, Any, Any]:
         np.array(blank, "i8").ravel(),
         np.frombuffer(bytes(letters), "u1"),
     )
+
+
+def raw_slots() -> dict[str, dict[str, int]]:
+    """Give the slot of each field of a raw record, of events that need no more than their fields."""
+    found = {}
+    for event, text in RAW.items():
+        slots = {name: place for place, name in enumerate(EVENT_FIELDS[event])} | {"isa": ISA, "_": BIN}
+        items = _RAW_ITEM.findall(text)
+        if all(name in slots for _, name, _ in items):
+            found[event] = {raw: slots[name] for raw, name, _ in items}
+    return found
 
 
 def _raw_templates(event: str) -> Iterable[tuple[str, bool]]:

@@ -343,7 +343,9 @@ def _width(values: list[int]) -> int:
     return middle[-1] - middle[0]
 
 
-def read_trace(path: str | os.PathLike[str], *, kernel: str | None = None) -> Trace:
+def read_trace(
+    path: str | os.PathLike[str], *, kernel: str | None = None, clock_hz: float | None = None
+) -> Trace:
     """Read a recording: ftrace text, plain or gzip, and the run's text file beside it if there is one.
 
     Parameters
@@ -353,6 +355,8 @@ def read_trace(path: str | os.PathLike[str], *, kernel: str | None = None) -> Tr
     kernel : str, optional
         Kernel version recorded, such as ``"6.1"``; found from the entries' empty value, else from the name of
         the folder, if not given.
+    clock_hz : float, optional
+        Rate of the recording's clock, for times in ticks.
 
     Returns
     -------
@@ -364,7 +368,7 @@ def read_trace(path: str | os.PathLike[str], *, kernel: str | None = None) -> Tr
         there = [one.name for one in sorted(file.parent.glob("*.trace*"))] if file.parent.is_dir() else []
         near = nearest(file.name, there) if there else "none"
         raise InputError(f"{file.name}: no such recording; nearest valid: {near}")
-    lines = read_records(file)
+    lines = read_records(file, clock_hz=clock_hz)
     if not len(lines):
         raise InputError(f"{file.name}: no event of KVM in it; nearest valid: text of the ftrace buffer")
     text = file.with_name(re.sub(r"(\.trace)?(\.txt|\.dat)?(\.gz)?$", "", file.name, count=1) + ".txt")
