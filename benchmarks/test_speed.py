@@ -7,6 +7,9 @@ whole is, and beside what, is `kvmpfn bench`'s to say.
 
 from __future__ import annotations
 
+import gzip
+from pathlib import Path
+
 import pytest
 
 from kvmpfn.bench import case
@@ -14,8 +17,21 @@ from kvmpfn.fault_path import PRESETS
 from kvmpfn.scenario import Scenario
 from kvmpfn.simulator import simulate
 from kvmpfn.study import sweep
+from kvmpfn.traces.read import convert, read_blocks
 
 FAULTS = 20_000
+LINES = 1_000_000
+RECORDING = Path(__file__).parents[1] / "data" / "recordings" / "6.1" / "st-v1-r1000.trace.gz"
+EXIT = "reason EPT_VIOLATION rip 0xffffffffa0360413 info"
+INFOS = "info1 0x0000000000000d82 info2 0x0000000000000000 intr_info 0x00000000 error_code 0x00000000"
+TEXTS = {
+    "ftrace": "       CPU 3/KVM-4145    [002] d..1.  {}: kvm_exit: vcpu 3 " + f"{EXIT[:-5]} {INFOS}",
+    "report": "       CPU 3/KVM-4145  [002]  {}: kvm_exit:             " + f"{EXIT} d82 0",
+    "script": "       CPU 3/KVM  4145 [002]  {}:    kvm:kvm_exit: vcpu 3 " + f"{EXIT[:-5]} {INFOS}",
+    "trace": " {} CPU 3/KVM/4145 kvm:kvm_exit(exit_reason: 48, guest_rip: 7, isa: 1, info1: 2, vcpu_id: 3)",
+    "quoted": ">       CPU 3/KVM-4145  [002]  {}: kvm_exit:             " + f"{EXIT} d82 0",
+}
+"""An exit as ftrace, trace-cmd report, perf script and perf trace write it, and in an answer to a mail."""
 
 
 def run(benchmark, scenario: Scenario) -> None:
@@ -53,3 +69,32 @@ def test_replicas(benchmark, executor):
     study = benchmark(sweep, scenario, {"vcpus": [16]}, replicas=4, executor=executor)
     digests = [one.digest for one in study.runs[0]]
     assert digests == [simulate(one.scenario, progress=False).digest for one in study.runs[0]]
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lines of a recorded storm, over and over."""
+    text = gzip.decompress(RECORDING.read_bytes())
+    path = tmp_path_factory.mktemp("recordings") / "recording"
+    path.write_bytes(text * -(-LINES // text.count(b"\n")))
+    return path
+
+
+def read(path: Path) -> int:
+    return sum(block.lines for block in read_blocks(path, progress=False))
+
+
+def test_recording(benchmark, recording):
+    assert benchmark(read, recording) >= LINES
+
+
+def test_recording_into_parquet(benchmark, recording, tmp_path):
+    assert benchmark(convert, recording, tmp_path / "out.parquet", progress=False).lines >= LINES
+
+
+@pytest.mark.parametrize("tool", TEXTS)
+def test_text(benchmark, tmp_path, tool):
+    lines = LINES // (20 if tool == "quoted" else 4)
+    path = tmp_path / "text"
+    path.write_text("".join(f"{TEXTS[tool].format(f'{86 + n / 1000:.3f}')}\n" for n in range(lines)))
+    assert benchmark(read, path) == lines

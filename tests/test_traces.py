@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from kvmpfn.traces import Trace, read_statistics, read_trace
-from kvmpfn.traces.read import read_records
 from kvmpfn.units import InputError
 
 KERNELS = ("6.1", "6.16")
@@ -273,8 +272,3 @@ def test_a_missing_file_names_the_nearest(data: Path) -> None:
         read_trace(data / "dt2-v9.trace.gz")
     with pytest.raises(InputError, match="not a version"):
         read_trace(data / "dt2-v1.trace.gz", kernel="new")
-
-
-def test_reading_is_fast_enough(data: Path, benchmark: pytest.FixtureRequest) -> None:
-    lines = benchmark(read_records, data / "st-v1-r1000.trace.gz")  # type: ignore[operator]
-    assert len(lines) > 90_000

@@ -127,6 +127,7 @@ class Reader:
         self._exits: dict[str, int] = {}
         self._seen: set[str] = set()
         self._files: set[str] = set()
+        self._columns: set[tuple[str, int]] = set()
         self._origin: int | None = None
         self._latest: int | None = None
         self._latency = False
@@ -242,7 +243,7 @@ class Reader:
                 break
             more = self._text(block, tail)
             alone = self._parse(more)
-            if isinstance(alone, Event) or (alone.cut and in_fields):
+            if isinstance(alone, Event) or (in_fields and alone.cut and not more.endswith("=")):
                 break
             if alone.reason != NOT_EVENT and (in_fields or not alone.reason.startswith(TIMELESS)):
                 break
@@ -274,7 +275,7 @@ class Reader:
             return Skip("line too long")
         found = self._parse_plain(text)
         if isinstance(found, Skip) and "=" in text and (text.endswith(("=", "=20")) or "=3D" in text):
-            decoded = _HEX.sub(lambda one: chr(int(one[1], 16)), text.removesuffix("=")).rstrip()
+            decoded = _HEX.sub(lambda one: chr(int(one[1], 16)), text).rstrip()
             again = self._parse_plain(decoded) if decoded else found
             if isinstance(again, Event):
                 return again
@@ -418,7 +419,9 @@ class Reader:
             pid, task = int(notes.pid[row]), block.task(int(rows[row]))
             if (column := _FILE.fullmatch(task)) and (".dat" in column[1] or column[1] in self._files):
                 task = column[2]
-                notes.guessed[f"file name before the thread: {column[1]}"] += 1
+                if (column[1], pid) not in self._columns and len(self._columns) < REASONS_LIMIT:
+                    self._columns.add((column[1], pid))
+                    notes.guessed[f"threads after a file's name: {column[1]}"] += 1
             notes.name_task(pid, task)
         for row in _last_of_each(np.where(begin == NO_NAME, notes.pid, -1)):
             notes.name_task(int(notes.pid[row]), UNNAMED)
@@ -428,7 +431,7 @@ def _last_of_each(pids: Any) -> list[int]:
     """Find the last place of each thread; -1 is none."""
     places = np.flatnonzero(pids >= 0)
     few = pids[places]
-    if len(few) and int(few.max()) < PID_LIMIT:
+    if len(few) > MANY and int(few.max()) < PID_LIMIT:
         last = np.empty(PID_LIMIT, "i4")
         last[few] = places
         found = places[last[few] == places]
@@ -452,6 +455,7 @@ def _hertz(clock_hz: float | None) -> int:
 
 ODD, UNUSED, BLANK, PLAIN = 255, 254, 253, 252
 NO_NAME, ASIDE = -1, -2
+MANY = 1 << 13
 PID_LIMIT = 1 << 22
 """Linux numbers threads below this (PID_MAX_LIMIT of include/linux/threads.h on 64 bits)."""
 
