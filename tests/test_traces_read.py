@@ -17,6 +17,7 @@ import pytest
 from recorded_lines import EXITS, KERNEL_EXIT, accounted, records, same
 
 from kvmpfn.traces import read, source
+from kvmpfn.traces import records as records_module
 from kvmpfn.traces.exits import exit_name
 from kvmpfn.traces.read import BACKWARD, TAIL, convert, read_blocks, read_records
 from kvmpfn.traces.records import ABSENT, CODE, COLUMNS, EVENTS, Records, write_parquet
@@ -520,6 +521,7 @@ def test_nothing_half_written_is_left(tmp_path: Path) -> None:
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "BLOCK", 1 << 17)
+    monkeypatch.setattr(records_module, "GROUP", 1 << 11)
     line = f"{PREFIX}86.581928: kvm_exit: {KERNEL_EXIT}\n".encode()
     peaks = []
     for blocks in (4, 40):

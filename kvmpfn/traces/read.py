@@ -466,7 +466,7 @@ class _Block:
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.bytes = np.frombuffer(data, "u1")
-        self.lines = data.count(b"\n") + (bool(data) and not data.endswith(b"\n"))
+        self.lines = int(np.count_nonzero(self.bytes == 10)) + (bool(data) and not data.endswith(b"\n"))
         size = self.lines
         self.bounds = np.empty((size, 2), "i8")
         self.event = np.full(size, ODD, "u1")
@@ -537,8 +537,8 @@ class _Scanner:
     def scan(self, block: _Block, hertz: int, origin: int) -> None:
         """Read the clean lines of a block."""
         self._scan(
-            block.bytes, len(block.bytes), hertz, origin, *self._programs, self._slots.ravel(), self._absent,
-            self._codes, self._counts,
+            block.bytes, len(block.bytes), b"\0" in block.data, hertz, origin,
+            *self._programs, self._slots.ravel(), self._absent, self._codes, self._counts,
             self._names.letters, self._names.length, self._names.table,
             self.exits.letters, self.exits.length, self.exits.table,
             self._raw.letters, self._raw.length, self._raw.table,

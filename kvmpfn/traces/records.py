@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -62,6 +62,9 @@ TASKS_LIMIT = 1 << 16
 
 MARKS_LIMIT = 1 << 12
 """Marks kept; of more, the first half and the last."""
+
+GROUP = 1 << 17
+"""Rows of a Parquet row group, at least."""
 
 UNNAMED = "<...>"
 """What ftrace writes for a thread whose name it no longer knows."""
@@ -225,7 +228,7 @@ NOTES = b"kvmpfn.notes"
 
 
 def write_parquet(path: str | os.PathLike[str], blocks: Iterable[Records]) -> Records:
-    """Write the blocks of one file into a Parquet file, a row group a block; return the notes of the whole.
+    """Write the blocks of one file into a Parquet file; return the notes of the whole.
 
     The file appears whole or not at all: it is written beside its place and renamed.
     """
@@ -240,13 +243,13 @@ def write_parquet(path: str | os.PathLike[str], blocks: Iterable[Records]) -> Re
     notes = Records()
     try:
         with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
-            for block in blocks:
-                columns = [getattr(block, name) for name in COLUMNS]
-                codes = pa.array(block.event.astype("i4"))
+            for group in _groups(blocks):
+                columns = [getattr(group, name) for name in COLUMNS]
+                codes = pa.array(group.event.astype("i4"))
                 columns[list(COLUMNS).index("event")] = pa.DictionaryArray.from_arrays(codes, names)
-                if len(block):
+                if len(group):
                     writer.write_table(pa.table(columns, schema=schema))
-                notes.take_notes(block)
+                notes.take_notes(group)
             kept = {name: value for name, value in vars(notes).items() if name not in COLUMNS}
             writer.add_key_value_metadata({NOTES: json.dumps(kept)})
         beside.replace(place)
@@ -254,3 +257,15 @@ def write_parquet(path: str | os.PathLike[str], blocks: Iterable[Records]) -> Re
         with suppress(FileNotFoundError):
             beside.unlink()
     return notes
+
+
+def _groups(blocks: Iterable[Records]) -> Iterator[Records]:
+    """Join blocks to row groups of a size that is worth their heads."""
+    group: list[Records] = []
+    for block in blocks:
+        group.append(block)
+        if sum(map(len, group)) >= GROUP:
+            yield Records.join(group)
+            group = []
+    if group:
+        yield Records.join(group)

@@ -475,7 +475,7 @@ def _is_plain(data, low, end):
 
 @kernel
 def scan(
-    data, size, hertz, origin, first, begin, steps, blank, literals, slots, absent, codes, counts,
+    data, size, zeros, hertz, origin, first, begin, steps, blank, literals, slots, absent, codes, counts,
     events, event_length, event_table, exits, exit_length, exit_table, raw, raw_length, raw_table,
     bounds, event, time, pid, cpu, words, comm, word, spot,
 ):  # fmt: skip
@@ -483,10 +483,11 @@ def scan(
 
     Of each line `bounds` get the first byte and the end, `event` the code or what became of it, `words` the
     fields, and `comm` where its thread's name lies, from -1 if ftrace did not know it. `counts` count the
-    events not used. `word` and `spot` hold the fields and the place of one line.
+    events not used. `zeros` says whether there is a NUL in the block. `word` and `spot` hold the fields and the
+    place of one line.
     """
     _lines(
-        memory(data), size, hertz, origin, memory(first), memory(begin), memory(steps), memory(blank),
+        memory(data), size, zeros, hertz, origin, memory(first), memory(begin), memory(steps), memory(blank),
         memory(literals), memory(slots), memory(absent), memory(codes), memory(counts),
         memory(events), memory(event_length), memory(event_table),
         memory(exits), memory(exit_length), memory(exit_table),
@@ -498,29 +499,37 @@ def scan(
 
 @jit
 def _lines(
-    data, size, hertz, origin, first, begin, steps, blank, literals, slots, absent, codes, counts,
+    data, size, zeros, hertz, origin, first, begin, steps, blank, literals, slots, absent, codes, counts,
     events, event_length, event_table, exits, exit_length, exit_table, raw, raw_length, raw_table,
     bounds, event, time, pid, cpu, words, comm, word, spot,
 ):  # fmt: skip
     at, here = 0, -1
     while at < size:
         low = at
-        nul = False
         colon = -1
         while at < size and data[at] != 10:
-            letter = data[at]
-            if letter == 58 and colon < 0:
+            if (
+                data[at] == 58
+                and at > low
+                and _is_digit(data[at - 1])
+                and at + 1 < size
+                and data[at + 1] == 32
+            ):
                 # The first colon behind a number and before a blank ends the stamp.
-                if at > low and _is_digit(data[at - 1]) and at + 1 < size and data[at + 1] == 32:
-                    place = at - 1
-                    while place >= low and (_is_digit(data[place]) or data[place] == 46):
-                        place -= 1
-                    if place < low or data[place] == 32 or data[place] == 93:
-                        colon = at
-            elif letter == 0:
-                nul = True
+                place = at - 1
+                while place >= low and (_is_digit(data[place]) or data[place] == 46):
+                    place -= 1
+                if place < low or data[place] == 32 or data[place] == 93:
+                    colon = at
+                    break
+            at += 1
+        while at < size and data[at] != 10:
             at += 1
         end = at
+        nul = False
+        if zeros:
+            for place in range(low, end):
+                nul |= data[place] == 0
         at += 1
         here += 1
         bounds[2 * here], bounds[2 * here + 1] = low, end

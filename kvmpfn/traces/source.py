@@ -16,7 +16,7 @@ from typing import IO, Any, cast
 
 from kvmpfn.units import InputError
 
-BLOCK = 4 << 20
+BLOCK = 1 << 20
 """Bytes of a block; memory in use while reading is a few times as much."""
 
 LINE_LIMIT = 1 << 16
@@ -119,8 +119,8 @@ class Source:
 
     def _read(self, stream: IO[bytes]) -> bytes:
         """Read about a block; less where the packed file ends too early."""
-        some = cast(Any, stream)
-        read = some.read1 if hasattr(some, "read1") else some.read
+        # read1, since read of a packed file that ends too early would lose what it had.
+        read = cast(Any, stream).read1 if hasattr(stream, "read1") else stream.read
         parts, size = [], 0
         try:
             while not self.cut and size < BLOCK and (data := read(PIECE)):
