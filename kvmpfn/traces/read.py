@@ -13,17 +13,17 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from statistics import median_low
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from kvmpfn.traces import ftrace, perf
+from kvmpfn.traces.block import BLANK, NO_NAME, ODD, PLAIN, UNUSED, Block
 from kvmpfn.traces.exits import exit_name
 from kvmpfn.traces.ftrace import Place
 from kvmpfn.traces.records import (
     CODE,
     COLUMNS,
-    EVENT_FIELDS,
     EVENTS,
     NOT_UNDERSTOOD,
     NOT_USED,
@@ -33,17 +33,11 @@ from kvmpfn.traces.records import (
     write_parquet,
 )
 from kvmpfn.traces.source import PARQUET, Source
-from kvmpfn.traces.texts import (
-    ISA,
-    SLOTS,
-    Unreadable,
-    Words,
-    programs,
-    raw_slots,
-    read_arguments,
-    read_fields,
-)
+from kvmpfn.traces.texts import ISA, Unreadable, Words, read_arguments, read_fields
 from kvmpfn.units import InputError, nearest
+
+if TYPE_CHECKING:
+    from kvmpfn.traces.scan import Scanner
 
 __all__ = ["convert", "read_blocks", "read_records"]
 
@@ -133,14 +127,14 @@ class Reader:
         self._latency = False
         self._ticks = False
         self._events = 0
-        self._scanner = _Scanner(self._codes) if fast else None
+        self._scanner = _scanner(self._codes) if fast else None
         self._notes = Records()
 
     def take(self, data: bytes, last: bool) -> tuple[Records, bytes]:
         """Read whole lines; return what they hold and the lines that the next block may complete."""
         self._notes = notes = Records(reasons=self._reasons)
         self._settle_origin(data)
-        block = _Block(data)
+        block = Block(data)
         if self._scanner is None:
             block.split()
         else:
@@ -197,7 +191,7 @@ class Reader:
                 self._reasons.append(name)
         return code
 
-    def _read_odd(self, block: _Block, last: bool) -> int:
+    def _read_odd(self, block: Block, last: bool) -> int:
         """Read the lines that are left; return how many lines of the block are done with."""
         odd = np.flatnonzero(block.event[: block.lines] == ODD).tolist()
         place = 0
@@ -218,7 +212,7 @@ class Reader:
                     self._skip(TAIL, tails)
                     self._notes.guessed["wrapped lines put together"] += 1
             if isinstance(found, Event):
-                block.put(line, found)
+                block.put(line, found.code, found.time_ps, found.place, found.words)
                 if found.mark is not None:
                     self._notes.marks.append(found.mark)
             else:
@@ -229,7 +223,7 @@ class Reader:
         return block.lines
 
     def _join(
-        self, block: _Block, line: int, text: str, found: Skip, last: bool
+        self, block: Block, line: int, text: str, found: Skip, last: bool
     ) -> tuple[Event | Skip, int] | None:
         """Put a cut event and the lines after it together; None if those are in the next block.
 
@@ -254,7 +248,7 @@ class Reader:
             in_fields = whole.reason != NOT_EVENT
         return found, 0
 
-    def _text(self, block: _Block, line: int) -> str:
+    def _text(self, block: Block, line: int) -> str:
         """Decode a line, without what was put around it."""
         low, high = block.bounds[line].tolist()
         raw = block.data[low : min(high, low + LONG + 1)]
@@ -370,11 +364,13 @@ class Reader:
             return self._made(code, one.time_ps, one.place, one.text)
         return found
 
-    def _fill(self, block: _Block, kept: int) -> None:
+    def _fill(self, block: Block, kept: int) -> None:
         """Move a block's events into the notes."""
         notes = self._notes
         rows = np.flatnonzero(block.event[:kept] < len(EVENTS))
         self._events += len(rows)
+        if len(rows) and self._origin is None:
+            self._origin = 0
         if not len(rows):
             return
         for name in ("time_ps", "pid", "cpu", "event"):
@@ -411,7 +407,7 @@ class Reader:
             codes[rows] = names[where]
         return codes
 
-    def _name_tasks(self, block: _Block, rows: Any) -> None:
+    def _name_tasks(self, block: Block, rows: Any) -> None:
         """Note the last name of each thread that has one."""
         notes = self._notes
         begin = block.comm[rows, 0]
@@ -445,6 +441,13 @@ def _loss(told: str | None) -> Skip:
     return Skip("lost events", lost=int(told)) if told else Skip("lost events", losses=1)
 
 
+def _scanner(codes: Mapping[str, int]) -> Scanner:
+    """Compile or load what reads clean lines."""
+    from kvmpfn.traces.scan import Scanner
+
+    return Scanner(codes)
+
+
 def _hertz(clock_hz: float | None) -> int:
     if clock_hz is None:
         return 0
@@ -453,104 +456,9 @@ def _hertz(clock_hz: float | None) -> int:
     return round(clock_hz)
 
 
-ODD, UNUSED, BLANK, PLAIN = 255, 254, 253, 252
-NO_NAME, ASIDE = -1, -2
 MANY = 1 << 13
 PID_LIMIT = 1 << 22
 """Linux numbers threads below this (PID_MAX_LIMIT of include/linux/threads.h on 64 bits)."""
-
-
-class _Block:
-    """The lines of a block, and what was read from each, an array an attribute, an element a line."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.bytes = np.frombuffer(data, "u1")
-        self.lines = int(np.count_nonzero(self.bytes == 10)) + (bool(data) and not data.endswith(b"\n"))
-        size = self.lines
-        self.bounds = np.empty((size, 2), "i8")
-        self.event = np.full(size, ODD, "u1")
-        self.time_ps = np.empty(size, "i8")
-        self.pid = np.empty(size, "i8")
-        self.cpu = np.empty(size, "i8")
-        self.words = np.empty((size, 5), "i8")
-        self.comm = np.empty((size, 2), "i8")
-        self.careful = np.zeros(size, bool)
-        self._tasks: dict[int, str] = {}
-
-    def split(self) -> None:
-        """Find the lines, and read none."""
-        ends = np.flatnonzero(self.bytes == 10)
-        if self.lines > len(ends):
-            ends = np.append(ends, len(self.bytes))
-        self.bounds[:, 1] = ends
-        self.bounds[1:, 0] = ends[:-1] + 1
-        self.bounds[:1, 0] = 0
-
-    def put(self, line: int, event: Event) -> None:
-        """Note an event that the careful way read."""
-        self.event[line] = event.code
-        self.time_ps[line] = event.time_ps
-        self.pid[line] = event.place.pid
-        self.cpu[line] = event.place.cpu
-        self.words[line, :4] = [word - (1 << 64) if word >> 63 else word for word in event.words]
-        self.careful[line] = True
-        unnamed = event.place.task in ("", UNNAMED)
-        self.comm[line, 0] = NO_NAME if unnamed else ASIDE
-        if not unnamed:
-            self._tasks[line] = event.place.task
-
-    def task(self, line: int) -> str:
-        """Name the thread of an event."""
-        begin, end = self.comm[line].tolist()
-        return self._tasks[line] if begin == ASIDE else self.data[begin:end].decode()
-
-
-class _Scanner:
-    """The compiled reader with its tables."""
-
-    def __init__(self, codes: Mapping[str, int]) -> None:
-        from kvmpfn.traces import scan
-
-        self._scan = scan.scan
-        self._programs = programs()
-        self._names, self.exits, self._raw = scan.Names(), scan.Names(), scan.Names()
-        self._slots = np.full((len(EVENTS), scan.NAMES), -1, "i8")
-        for event, slots in raw_slots().items():
-            for raw, slot in slots.items():
-                self._slots[CODE[event], self._raw.add(raw)] = slot
-        lacking = [("vcpu", "rip") if event != "kvm_entry" else () for event in EVENTS]
-        self._absent = np.array(
-            [
-                sum(1 << place for place, name in enumerate(fields) if name in lacking[code])
-                for code, fields in enumerate(EVENT_FIELDS.values())
-            ],
-            "i8",
-        )
-        self._codes = np.full(scan.NAMES, -1, "i8")
-        self._counts = np.zeros(scan.NAMES, "i8")
-        self._word, self._spot = np.zeros(SLOTS, "i8"), np.zeros(SLOTS, "i8")
-        for name, code in codes.items():
-            self._codes[self._names.add(name)] = scan.MARKED if name == "tracing_mark_write" else code
-        self._codes[self._names.add("print")] = scan.MARKED
-
-    def scan(self, block: _Block, hertz: int, origin: int) -> None:
-        """Read the clean lines of a block."""
-        self._scan(
-            block.bytes, len(block.bytes), b"\0" in block.data, hertz, origin,
-            *self._programs, self._slots.ravel(), self._absent, self._codes, self._counts,
-            self._names.letters, self._names.length, self._names.table,
-            self.exits.letters, self.exits.length, self.exits.table,
-            self._raw.letters, self._raw.length, self._raw.table,
-            block.bounds.ravel(), block.event, block.time_ps, block.pid, block.cpu, block.words.ravel(),
-            block.comm.ravel(), self._word, self._spot,
-        )  # fmt: skip
-
-    def unused(self) -> Iterator[tuple[str, int]]:
-        """Tell the events not used and how many of each, since last asked."""
-        for number in np.flatnonzero(self._counts).tolist():
-            yield self._names[number], int(self._counts[number])
-        self._counts[:] = 0
 
 
 def read_blocks(

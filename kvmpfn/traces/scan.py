@@ -1,22 +1,38 @@
 """Clean lines read by their bytes, compiled; whatever is odd in any way is left to `kvmpfn.traces.read`.
 
 A line is taken here only if the careful way would read the same from it; a test holds the two together. The
-shape of a line is told in `kvmpfn.traces.ftrace` and `kvmpfn.traces.perf`. The
-stamp ``SECONDS.FRACTION:`` is the anchor: what stands left of it is read from right to left, since the name
-of a thread is free text; what stands right of it by the templates of `kvmpfn.traces.texts`.
+shapes of lines are told in `kvmpfn.traces.ftrace` and `kvmpfn.traces.perf`. The stamp ``SECONDS.FRACTION:``
+is the anchor: what stands left of it is read from right to left, since the name of a thread is free text;
+what stands right of it by the templates of `kvmpfn.traces.texts`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import numpy as np
 
 from kvmpfn.core.jit import jit, kernel, memory
-from kvmpfn.traces.records import CODE
-from kvmpfn.traces.texts import BIN, END_OF_LINE, ISA, LITERAL, NAME, NUMBER, SLOTS, WORD
-from kvmpfn.traces.texts import PARENTHESIS as PARENTHESES
+from kvmpfn.traces.block import BLANK, NO_NAME, ODD, PLAIN, UNUSED, Block
+from kvmpfn.traces.records import CODE, EVENT_FIELDS, EVENTS
+from kvmpfn.traces.texts import (
+    BIN,
+    END_OF_LINE,
+    ISA,
+    LITERAL,
+    NAME,
+    NUMBER,
+    OPTIONAL,
+    PARENTHESES,
+    SLOTS,
+    WORD,
+    programs,
+    raw_fields,
+)
 
-ODD, UNUSED, BLANK, PLAIN = 255, 254, 253, 252
-"""What became of a line that is no event: left to the careful way, counted, blank, text without any sign."""
+UNMET = 1 << 8
+"""A field that no record has: this event is not read field by field."""
 
 MARKED = -2
 """Code of an event whose text is wanted: the careful way reads it."""
@@ -28,8 +44,8 @@ COMM_BYTES = 48
 FAR = 9_000_000
 """Seconds that 64 bits hold in picoseconds."""
 
-PAGE_FAULT = CODE["kvm_page_fault"]
-LOW, THREAD, CPU, LEFT, RIGHT, PERF = range(6)
+PAGE_FAULT, ENTRY = CODE["kvm_page_fault"], CODE["kvm_entry"]
+THREAD, CPU, LEFT, RIGHT, PERF = range(5)
 """Where an event happened, as `_place` finds it: the thread's name is from LEFT up to RIGHT."""
 
 
@@ -375,33 +391,49 @@ def _is_name(data, left, right):
 
 
 @jit
-def _read_arguments(data, at, end, code, slots, absent, raw, raw_length, raw_table, words):
-    """Read ``name: value, ...`` up to the end; whether all were numbers, none twice. Zeros are left out."""
+def _read_pairs(data, at, end, code, traced, slots, optional, whole, raw, raw_length, raw_table, words):
+    """Read ``name=value ...`` or, of perf trace, ``name: value, ...`` up to the end; whether that is all."""
+    if whole[code] & UNMET:
+        return False
     for slot in range(SLOTS):
         words[slot] = 0
     seen = np.int64(0)
     while True:
         start = at
         at = _past_word(data, at, end)
-        if at == start or at + 1 >= end or data[at] != 58 or data[at + 1] != 32:
+        if at == start or at + 1 >= end or data[at] != (58 if traced else 61):
+            return False
+        if traced and data[at + 1] != 32:
             return False
         name = _find(data, start, at, raw, raw_length, raw_table)
-        slot = slots[code * NAMES + name] if name >= 0 else -1
-        if slot < 0 or (seen >> slot & 1 and slot != BIN):
+        field = slots[code * NAMES + name] if name >= 0 else BIN
+        slot = field & 15
+        if seen >> slot & 1 and slot != BIN:
             return False
         seen |= np.int64(1) << slot
-        at = _read_number(data, at + 2, end, 2, words, slot)
+        # perf trace writes all numbers as C does.
+        at = _read_number(data, at + 2 if traced else at + 1, end, 2 if traced else field >> 4, words, slot)
         if at < 0:
             return False
         if at == end:
             break
-        if at + 1 >= end or data[at] != 44 or data[at + 1] != 32:
+        if traced:
+            if at + 1 >= end or data[at] != 44 or data[at + 1] != 32:
+                return False
+            at += 2
+        elif data[at] == 32:
+            at = _on(data, at, end)
+        else:
             return False
-        at += 2
+    absent = optional[code] & ~seen
+    if not traced and whole[code] & ~(seen | absent):
+        return False
+    if traced and (code == ENTRY or (code == PAGE_FAULT and seen >> 1 & 1)):
+        # perf trace leaves out zeros, and these kernels do record the vCPU.
+        absent &= ~1
     for slot in range(ISA):
-        # A field that older kernels lack is not told to be zero.
-        if absent[code] >> slot & 1 and not seen >> slot & 1:
-            words[slot] = 0 if code == PAGE_FAULT and seen >> 1 & 1 else -1
+        if absent >> slot & 1:
+            words[slot] = -1
     return True
 
 
@@ -475,20 +507,21 @@ def _is_plain(data, low, end):
 
 @kernel
 def scan(
-    data, size, zeros, hertz, origin, first, begin, steps, blank, literals, slots, absent, codes, counts,
-    events, event_length, event_table, exits, exit_length, exit_table, raw, raw_length, raw_table,
+    data, size, zeros, hertz, origin, first, begin, steps, blank, literals,
+    slots, optional, whole, codes, counts, events, event_length, event_table,
+    exits, exit_length, exit_table, raw, raw_length, raw_table,
     bounds, event, time, pid, cpu, words, comm, word, spot,
 ):  # fmt: skip
     """Read the clean lines of a block of whole lines.
 
     Of each line `bounds` get the first byte and the end, `event` the code or what became of it, `words` the
     fields, and `comm` where its thread's name lies, from -1 if ftrace did not know it. `counts` count the
-    events not used. `zeros` says whether there is a NUL in the block. `word` and `spot` hold the fields and the
-    place of one line.
+    events not used. `zeros` says whether there is a NUL in the block. `word` and `spot` hold the fields and
+    the place of one line.
     """
     _lines(
         memory(data), size, zeros, hertz, origin, memory(first), memory(begin), memory(steps), memory(blank),
-        memory(literals), memory(slots), memory(absent), memory(codes), memory(counts),
+        memory(literals), memory(slots), memory(optional), memory(whole), memory(codes), memory(counts),
         memory(events), memory(event_length), memory(event_table),
         memory(exits), memory(exit_length), memory(exit_table),
         memory(raw), memory(raw_length), memory(raw_table),
@@ -499,8 +532,9 @@ def scan(
 
 @jit
 def _lines(
-    data, size, zeros, hertz, origin, first, begin, steps, blank, literals, slots, absent, codes, counts,
-    events, event_length, event_table, exits, exit_length, exit_table, raw, raw_length, raw_table,
+    data, size, zeros, hertz, origin, first, begin, steps, blank, literals,
+    slots, optional, whole, codes, counts, events, event_length, event_table,
+    exits, exit_length, exit_table, raw, raw_length, raw_table,
     bounds, event, time, pid, cpu, words, comm, word, spot,
 ):  # fmt: skip
     at, here = 0, -1
@@ -603,18 +637,18 @@ def _lines(
         if found:
             for slot in range(SLOTS):
                 word[slot] = 0
-            word[ISA] = -1
-        elif arguments:
-            found = _read_arguments(data, place, end, code, slots, absent, raw, raw_length, raw_table, word)
-        else:
-            for template in range(first[code], first[code + 1]):
-                for slot in range(SLOTS):
-                    word[slot] = blank[template * SLOTS + slot]
-                if _read_text(
-                    data, place, end, begin[template], steps, literals, word, exits, exit_length, exit_table
-                ):
-                    found = True
-                    break
+        for template in range(first[code], first[code + 1] if not arguments else 0):
+            for slot in range(SLOTS):
+                word[slot] = blank[template * SLOTS + slot]
+            if _read_text(
+                data, place, end, begin[template], steps, literals, word, exits, exit_length, exit_table
+            ):
+                found = True
+                break
+        if not found:
+            found = _read_pairs(
+                data, place, end, code, arguments, slots, optional, whole, raw, raw_length, raw_table, word
+            )
         if not found:
             continue
         event[here] = code
@@ -625,4 +659,54 @@ def _lines(
             words[here * BIN + slot] = word[slot]
         left, right = spot[LEFT], spot[RIGHT]
         unnamed = right == left or (right - left == 5 and data[left] == 60 and data[left + 1] == 46)
-        comm[2 * here], comm[2 * here + 1] = -1 if unnamed else left, right
+        comm[2 * here], comm[2 * here + 1] = NO_NAME if unnamed else left, right
+
+
+class Scanner:
+    """The compiled reader with its tables."""
+
+    def __init__(self, codes: Mapping[str, int]) -> None:
+        self._programs = programs()
+        self._names, self.exits, self._raw = Names(), Names(), Names()
+        self._fields = _field_tables(self._raw)
+        self._codes = np.full(NAMES, -1, "i8")
+        self._counts = np.zeros(NAMES, "i8")
+        self._word, self._spot = np.zeros(SLOTS, "i8"), np.zeros(SLOTS, "i8")
+        marks = CODE["tracing_mark_write"]
+        for name, code in {**codes, "print": marks}.items():
+            if (number := self._names.add(name)) >= 0:
+                self._codes[number] = MARKED if code == marks else code
+
+    def scan(self, block: Block, hertz: int, origin: int) -> None:
+        """Read the clean lines of a block."""
+        scan(
+            block.bytes, len(block.bytes), b"\0" in block.data, hertz, origin,
+            *self._programs, *self._fields, self._codes, self._counts,
+            self._names.letters, self._names.length, self._names.table,
+            self.exits.letters, self.exits.length, self.exits.table,
+            self._raw.letters, self._raw.length, self._raw.table,
+            block.bounds.ravel(), block.event, block.time_ps, block.pid, block.cpu, block.words.ravel(),
+            block.comm.ravel(), self._word, self._spot,
+        )  # fmt: skip
+
+    def unused(self) -> Iterator[tuple[str, int]]:
+        """Tell the events not used and how many of each, since last asked."""
+        for number in np.flatnonzero(self._counts).tolist():
+            yield self._names[number], int(self._counts[number])
+        self._counts[:] = 0
+
+
+def _field_tables(raw: Names) -> tuple[Any, Any, Any]:
+    """Make tables of raw records: the slot of each event's fields, and which may and which must be told."""
+    slots = np.full((len(EVENTS), NAMES), BIN, "i8")
+    optional, whole = np.zeros(len(EVENTS), "i8"), np.zeros(len(EVENTS), "i8")
+    fields = raw_fields()
+    for code, (event, names) in enumerate(EVENT_FIELDS.items()):
+        for name, slot in fields.get(event, {}).items():
+            slots[code, raw.add(name)] = slot
+        for place, name in enumerate(names):
+            whole[code] |= 1 << place
+            optional[code] |= (name in OPTIONAL) << place
+        if event not in fields:
+            whole[code] |= UNMET
+    return slots.ravel(), optional, whole

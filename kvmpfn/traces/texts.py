@@ -8,7 +8,7 @@ include/trace/events/kvm.h, arch/arm64/kvm/trace_arm.h) of 4.18 to 6.16 and of t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -226,7 +226,7 @@ def _from_pairs(code: int, pairs: dict[str, str], intern: Intern, *, zeros: bool
     for place, name in enumerate(EVENT_FIELDS[event]):
         if name in found:
             words[place] = found[name]
-        elif name in ("vcpu", "rip"):
+        elif name in OPTIONAL:
             words[place] = 0 if zeros and ("rip" in found or event == "kvm_entry") else ABSENT
         elif not zeros:
             raise Unreadable
@@ -246,10 +246,15 @@ def _fast_page_fault(found: dict[str, int]) -> None:
     found["spurious"] = int(returned == 6 or (returned == 5 and not changed))
 
 
-LITERAL, NUMBER, NAME, WORD, PARENTHESIS, END_OF_LINE, DONE = range(7)
+LITERAL, NUMBER, NAME, WORD, PARENTHESES, END_OF_LINE, DONE = range(7)
 SLOTS = 6
 """Words that a template can fill: four of the event, the instruction set of a numbered exit, and a bin."""
 ISA, BIN = 4, 5
+NAMED = -1
+"""Stands for the instruction set where an exit is told by name."""
+
+OPTIONAL = ("vcpu", "rip")
+"""Fields that older kernels do not record."""
 
 
 def programs() -> tuple[Any, Any, Any, Any, Any]:
@@ -271,7 +276,7 @@ def programs() -> tuple[Any, Any, Any, Any, Any]:
     first, begin, letters = [0], list[int](), bytearray()
     steps, blank = list[tuple[int, int, int]](), list[list[int]]()
     for event in EVENTS:
-        for template, numbered in [*((one, False) for one in TEXTS.get(event, ())), *_raw_templates(event)]:
+        for template in TEXTS.get(event, ()):
             pieces = _SLOT.split(template.removesuffix("$"))
             begin.append(3 * len(steps))
             for literal, name, kind in zip(
@@ -281,12 +286,12 @@ def programs() -> tuple[Any, Any, Any, Any, Any]:
                     steps.append((LITERAL, len(letters), len(literal)))
                     letters += literal.encode()
                 if kind:
-                    slot = ISA if name == "isa" else BIN if name == "_" else EVENT_FIELDS[event].index(name)
-                    step = {"s": NAME, "w": WORD, "n": WORD, "p": PARENTHESIS}.get(kind, NUMBER)
+                    slot = BIN if name == "_" else EVENT_FIELDS[event].index(name)
+                    step = {"s": NAME, "w": WORD, "n": WORD, "p": PARENTHESES}.get(kind, NUMBER)
                     steps.append((step, slot, "xdiwn".find(kind)))
             steps.append((END_OF_LINE if template.endswith("$") else DONE, 0, 0))
             words = [word - _WORD if word >> 63 else word for word in _blank(event, set(pieces[1::3]))]
-            blank.append([*words, 0 if numbered else -1, 0])
+            blank.append([*words, NAMED, 0])
         first.append(len(begin))
     return (
         np.array(first, "i8"),
@@ -297,21 +302,15 @@ def programs() -> tuple[Any, Any, Any, Any, Any]:
     )
 
 
-def raw_slots() -> dict[str, dict[str, int]]:
-    """Give the slot of each field of a raw record, of events that need no more than their fields."""
+def raw_fields() -> dict[str, dict[str, int]]:
+    """Give the slot of each field of a raw record, and 16 times the place of its kind in "xdi".
+
+    An event whose record needs more than its fields is left out.
+    """
     found = {}
     for event, text in RAW.items():
         slots = {name: place for place, name in enumerate(EVENT_FIELDS[event])} | {"isa": ISA, "_": BIN}
         items = _RAW_ITEM.findall(text)
         if all(name in slots for _, name, _ in items):
-            found[event] = {raw: slots[name] for raw, name, _ in items}
+            found[event] = {raw: slots[name] + 16 * "xdi".index(kind) for raw, name, kind in items}
     return found
-
-
-def _raw_templates(event: str) -> Iterable[tuple[str, bool]]:
-    """Give the template of an event's raw record, and whether it tells an exit by its number."""
-    items = _RAW_ITEM.findall(RAW.get(event, ""))
-    if items and all(name in (*EVENT_FIELDS[event], "isa", "_") for _, name, _ in items):
-        names = [name for _, name, _ in items if name != "_"]
-        if len(names) == len(set(names)):
-            yield " ".join(f"{raw}={{{name}:{kind}}}" for raw, name, kind in items), event == "kvm_exit"
