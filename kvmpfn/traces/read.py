@@ -51,8 +51,16 @@ REASONS_LIMIT = 1000
 """Different reasons for skipping that are told apart, and exit reasons likewise."""
 
 FIRST_BYTES = 1 << 16
+"""Of a block, looked at to find when it is."""
+
 FAR_S = 4_600_000
 """Seconds from which times are counted from the first of them, so that 64 bits hold them in picoseconds."""
+
+PID_LIMIT = 1 << 22
+"""Linux numbers threads below this (PID_MAX_LIMIT of include/linux/threads.h on 64 bits)."""
+
+MANY = 1 << 13
+"""Rows from which a table of all threads is faster than sorting."""
 
 NOT_EVENT = "not an event"
 TICKS = "time in clock ticks"
@@ -61,9 +69,9 @@ BACKWARD = "time runs backward"
 
 _QUOTED = re.compile(r"(?:\s{0,3}>)+ ?")
 _LOGGED = re.compile(r"(?:<\d+>)?\[ *\d+\.\d{3,6}\] ")
-_NOTE = re.compile(r"\s+<-{2,}.*")
+_NOTE = re.compile(r"(?<!\s)\s+<--")
 _HEX = re.compile(r"=([\dA-F]{2})")
-_STAMPS = re.compile(rb"[ \]](\d{1,19})(?:\.\d{1,12})?: ")
+_STAMPS = re.compile(rb"[ \]](\d{1,19})(\.\d{1,12})?: ")
 _TIMELESS = re.compile(r"\s*(?:[\w-]+:)?([A-Za-z_]\w*):(?=\s|$)", re.ASCII)
 _FILE = re.compile(r"(\S+):\s+(.*)")
 
@@ -83,7 +91,7 @@ class Skip(NamedTuple):
 
     reason: str
     cut: bool = False
-    lost: int | None = None
+    lost: int = 0
     losses: int = 0
 
 
@@ -168,9 +176,12 @@ class Reader:
     def _settle_origin(self, data: bytes) -> None:
         """Decide from the first stamps seen whether times must be counted from a later second."""
         if self._origin is None:
-            stamps = [int(found[1]) for found in islice(_STAMPS.finditer(data, 0, FIRST_BYTES), 101)]
+            stamps = [
+                int(found[1]) // (1 if found[2] else self._hertz or 1)
+                for found in islice(_STAMPS.finditer(data, 0, FIRST_BYTES), 101)
+            ]
             if stamps:
-                first = median_low(stamps) // (self._hertz or 1)
+                first = median_low(stamps)
                 self._origin = first if first >= FAR_S else 0
 
     def _skip(self, reason: str, number: int = 1) -> None:
@@ -218,7 +229,7 @@ class Reader:
             else:
                 block.event[line] = UNUSED
                 self._skip(found.reason)
-                self._notes.lost += found.lost or 0
+                self._notes.lost += found.lost
                 self._notes.lost_unknown += found.losses
         return block.lines
 
@@ -323,17 +334,15 @@ class Reader:
         if code is None:
             return Skip(f"{NOT_USED}: {name}")
         if fraction:
-            time_ps = (int(number) - (self._origin or 0)) * 10**12 + int(fraction) * 10 ** (
-                12 - len(fraction)
-            )
+            time_ps = int(number) * 10**12 + int(fraction) * 10 ** (12 - len(fraction))
         elif micro:
             time_ps = int(number) * 10**6
         elif self._hertz:
-            time_ps = int(number) * 10**12 // self._hertz - (self._origin or 0) * 10**12
+            time_ps = int(number) * 10**12 // self._hertz
         else:
             self._ticks = True
             return Skip(TICKS)
-        return self._made(code, time_ps, where, text)
+        return self._made(code, time_ps - (self._origin or 0) * 10**12, where, text)
 
     def _made(
         self, code: int, time_ps: int, where: Place, text: str, arguments: bool = False
@@ -369,10 +378,9 @@ class Reader:
         notes = self._notes
         rows = np.flatnonzero(block.event[:kept] < len(EVENTS))
         self._events += len(rows)
-        if len(rows) and self._origin is None:
-            self._origin = 0
         if not len(rows):
             return
+        self._origin = self._origin or 0  # from here on it must not change
         for name in ("time_ps", "pid", "cpu", "event"):
             setattr(notes, name, getattr(block, name)[rows].astype(COLUMNS[name], copy=False))
         words = block.words[rows]
@@ -454,11 +462,6 @@ def _hertz(clock_hz: float | None) -> int:
     if not 1 <= clock_hz <= 10**12:
         raise InputError(f"clock_hz={clock_hz!r}: no rate of a clock; nearest valid: 1000000000 (1 GHz)")
     return round(clock_hz)
-
-
-MANY = 1 << 13
-PID_LIMIT = 1 << 22
-"""Linux numbers threads below this (PID_MAX_LIMIT of include/linux/threads.h on 64 bits)."""
 
 
 def read_blocks(
