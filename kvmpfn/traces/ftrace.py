@@ -13,7 +13,9 @@ from typing import NamedTuple
 __all__ = ["EVENT", "HEADER", "LATENCY", "LOST", "OVERWRITTEN", "STAMP", "Place", "is_cut", "place"]
 
 STAMP = re.compile(r"(?:^|(?<=[\s\]]))(\d{1,19})(?:\.(\d{1,12})|(us)[^\w\s:]?\s?)?:(?=\s|$)", re.ASCII)
-EVENT = re.compile(r"\s*(?:\(\+\d+\)\s+)?(?:\d+\s+)?(?:([\w-]+):)?([A-Za-z_]\w*):(.*)", re.ASCII | re.DOTALL)
+EVENT = re.compile(
+    r"\s*(?:\(\+\d+\)\s+)?(?:\d+\s+)?(?:([\w-]+):)?([A-Za-z_]\w{0,99}):(.*)", re.ASCII | re.DOTALL
+)
 
 _FLAGS = r"[^\s:\[\]]{4,8}"
 _BEFORE = re.compile(

@@ -20,7 +20,7 @@ _BEFORE = re.compile(
 _NO_THREAD = re.compile(r"(?:(.*?\S)\s+)??(?:\[(\d{1,5})\])?\s*|(.*\S)\s*", re.ASCII | re.DOTALL)
 _TRACED = re.compile(
     r"\s*+(\d{1,15})\.(\d{3})\s++(?:\(\s*+(?:[\d.]++ ms)?\s*+\):?\s++)?(?:(.*?\S)/(\d{1,10})\s++)?"
-    r"[\w-]+:([A-Za-z_]\w*)(\(|:)(.*)",
+    r"[\w-]+:([A-Za-z_]\w{0,99})(\(|:)(.*)",
     re.ASCII | re.DOTALL,
 )
 LOST = re.compile(

@@ -72,7 +72,7 @@ _LOGGED = re.compile(r"(?:<\d+>)?\[ *\d+\.\d{3,6}\] ")
 _NOTE = re.compile(r"(?<!\s)\s+<--")
 _HEX = re.compile(r"=([\dA-F]{2})")
 _STAMPS = re.compile(rb"[ \]](\d{1,19})(\.\d{1,12})?: ")
-_TIMELESS = re.compile(r"\s*(?:[\w-]+:)?([A-Za-z_]\w*):(?=\s|$)", re.ASCII)
+_TIMELESS = re.compile(r"\s*(?:[\w-]+:)?([A-Za-z_]\w{0,99}):(?=\s|$)", re.ASCII)
 _FILE = re.compile(r"(\S+):\s+(.*)")
 
 
