@@ -19,6 +19,8 @@ _HOMES = {
     "compare": "kvmpfn.study",
     "load": "kvmpfn.results",
     "memory_ledger": "kvmpfn.memory",
+    "read_bpftrace": "kvmpfn.traces",
+    "read_counters": "kvmpfn.traces",
     "read_trace": "kvmpfn.traces",
     "scenario_ledger": "kvmpfn.memory",
     "selftest": "kvmpfn.selftests",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import kvmpfn as kp
-from kvmpfn.traces import read_statistics
+from kvmpfn.traces import read_counters
 
 KERNELS = {"6.1": "v6.1", "6.16": "v6.16"}
 SLOT = 64 * 256
@@ -21,7 +21,7 @@ def kernel(request: pytest.FixtureRequest) -> str:
 
 
 def recorded(repo_root: Path, kernel: str, name: str) -> dict[str, int]:
-    counters = read_statistics(repo_root / "data" / "recordings" / kernel / f"{name}.txt").counters()
+    counters = read_counters(repo_root / "data" / "recordings" / kernel / f"{name}.txt").counters()
     return {str(key): int(value) for key, value in counters.items()}
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kvmpfn.traces import Trace, read_statistics, read_trace
+from kvmpfn.traces import Trace, read_counters, read_trace
+from kvmpfn.traces.read import read_records
 from kvmpfn.units import InputError
 
 KERNELS = ("6.1", "6.16")
@@ -163,13 +164,13 @@ def test_the_workload_is_the_accesses(demand: Trace) -> None:
 
 
 def test_counters_of_runs_that_were_not_traced(data: Path, kernel: str) -> None:
-    first = read_statistics(data / "d-v1.1.txt")
+    first = read_counters(data / "d-v1.1.txt")
     assert first.counters()["pf_taken"] == first.counters()["pf_fixed"] == 64 * 256 + 5
     assert first.slot is not None and first.slot[0] == 0x40000 and first.slot[2] == 64 * 256
-    shared = read_statistics(data / "d-v4s.1.txt").counters()
+    shared = read_counters(data / "d-v4s.1.txt").counters()
     over = shared["pf_fixed"] > 2 * 16389 - 1000
     assert over == (kernel == "6.1")
-    assert read_statistics(data / "dh-v1.txt").counters()["pages_2m"] == 32
+    assert read_counters(data / "dh-v1.txt").counters()["pages_2m"] == 32
 
 
 def test_the_long_recordings_agree_too(recordings: Path, kernel: str) -> None:

@@ -1,17 +1,20 @@
-"""Recordings of real KVM faults: ftrace text in, faults, invalidations and a replayable workload out."""
+"""Recordings of real KVM faults: events in, faults, invalidations and a workload out; and summaries."""
 
+from kvmpfn.traces.bpftrace import read_bpftrace
+from kvmpfn.traces.counters import Counters
 from kvmpfn.traces.read import convert, read_blocks, read_records
 from kvmpfn.traces.records import Records
-from kvmpfn.traces.statistics import Statistics, read_statistics
+from kvmpfn.traces.tables import read_counters
 from kvmpfn.traces.trace import Trace, read_trace
 
 __all__ = [
+    "Counters",
     "Records",
-    "Statistics",
     "Trace",
     "convert",
     "read_blocks",
+    "read_bpftrace",
+    "read_counters",
     "read_records",
-    "read_statistics",
     "read_trace",
 ]

@@ -1,7 +1,8 @@
 """KVM's binary statistics file, what KVM_GET_STATS_FD opens, as bytes.
 
-The layout is that of struct kvm_stats_header and kvm_stats_desc (include/uapi/linux/kvm.h, and section 4.131 of
-Documentation/virt/kvm/api.rst): a header, a string that names VM and vCPU, descriptors, 64-bit data; little-endian.
+The layout is that of struct kvm_stats_header and kvm_stats_desc in include/uapi/linux/kvm.h, explained in
+Documentation/virt/kvm/api.rst: a header, a string that names VM and vCPU, descriptors, data of 64 bits each;
+all little-endian.
 """
 
 from __future__ import annotations
@@ -27,10 +28,7 @@ def is_binary(head: bytes) -> bool:
         return False
     flags, name_size, count, id_offset, *_ = HEADER.unpack_from(head)
     return (
-        flags == 0
-        and 0 < name_size <= MOST_NAME
-        and count > 0
-        and head[id_offset : id_offset + 4] == b"kvm-"
+        flags == 0 and 0 < name_size <= MOST_NAME and count > 0 and head[id_offset : id_offset + 4] == b"kvm-"
     )
 
 
@@ -45,8 +43,8 @@ def read_binary(data: bytes) -> tuple[Table, int, Counter[str]]:
     Returns
     -------
     tuple of Table, int and Counter
-        The values, times in picoseconds, histograms a bucket a value with its bounds as measure; the number of
-        descriptors; and those that were not read, by reason.
+        The values (times in picoseconds; histograms a bucket a value, with its bounds as measure), the number
+        of descriptors, and those that were not read, by reason.
     """
     _, name_size, count, id_offset, desc_offset, data_offset = HEADER.unpack_from(data)
     identity = _text(data[id_offset : id_offset + name_size])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvmpfn.units import TIMES, InputError, round_half_even
 
@@ -214,7 +214,7 @@ class Counters:
                 sums[name] = sums.get(name, 0) + value
         import pandas as pd
 
-        return pd.Series(_numbers(list(sums.values())), index=list(sums), name="counters")
+        return pd.Series(_numbers(list(sums.values())).to_numpy(), index=list(sums), name="counters")
 
 
 STATISTICS = frozenset(
@@ -269,7 +269,7 @@ def _depth(scope: str) -> int:
     return 0 if scope == "all" else 2 if scope.rpartition("/")[2].startswith("vcpu") else 1
 
 
-def _numbers(values: list[int | float]) -> pd.Series[int]:
+def _numbers(values: list[int | float]) -> pd.Series[Any]:
     """Make a column of integers where it holds them all."""
     import pandas as pd
 
@@ -277,5 +277,5 @@ def _numbers(values: list[int | float]) -> pd.Series[int]:
     if whole and all(-(1 << 63) <= value < 1 << 63 for value in values):
         return pd.Series(values, dtype="int64")
     if whole and all(0 <= value < 1 << 64 for value in values):
-        return pd.Series(values, dtype="uint64")  # type: ignore[return-value]
-    return pd.Series(values, dtype="float64")  # type: ignore[return-value]
+        return pd.Series(values, dtype="uint64")
+    return pd.Series(values, dtype="float64")

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from kvmpfn.traces.counters import PAGE_SHIFT
 from kvmpfn.traces.records import ABSENT, CODE, Records
-from kvmpfn.traces.statistics import PAGE_SHIFT
 
 OUTCOMES = {
     "6.1": {0: "CONTINUE", 1: "RETRY", 2: "EMULATE", 3: "INVALID", 4: "FIXED", 5: "SPURIOUS"},

@@ -1,7 +1,8 @@
 """KVM's own statistics as text: debugfs, QEMU's monitor, and this project's recorder.
 
-* debugfs: ``grep . /sys/kernel/debug/kvm/*/*`` (a folder a VM, ``PID-FD``, and in it ``vcpuN``), ``head`` or ``tail``
-  of several files (``==> pf_fixed <==``), plain ``pf_fixed 123``, and differences that somebody took (``diff=123``);
+* debugfs: ``grep . /sys/kernel/debug/kvm/*/*`` (a folder a VM, ``PID-FD``, and in it ``vcpuN``), ``head`` or
+  ``tail`` of several files (``==> pf_fixed <==``), plain ``pf_fixed 123``, and differences that somebody took
+  (``diff=123``);
 * QEMU: ``info stats vm`` and ``info stats vcpu`` (stats/stats-hmp-cmds.c), which show the binary statistics;
 * the recorder of data/recordings: ``CONFIG``, ``STAT RUN before|after WHO NAME VALUE``, ``RESULT``.
 

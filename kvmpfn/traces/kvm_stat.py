@@ -1,9 +1,9 @@
 """`kvm_stat`: counts of KVM's events since the tool was started, or of each interval.
 
-The forms are those of tools/kvm/kvm_stat and of the program in QEMU that it came from: a screen (``Event Total
-%Total CurAvg/s``; the oldest have a total and a rate only), the batch form (``-1``: a total and what the last
-second added) and the log (``-l``, ``-c``, ``-L``: names once, then a line an interval). Events with an exit reason
-in parentheses are part of the event they are named after. Old screens show debugfs counters instead of events.
+The forms are those of tools/kvm/kvm_stat: a screen (``Event Total %Total CurAvg/s``; the oldest have a total
+and a rate only), the batch form (``-1``: a total and what the last second added) and the log (``-l``, ``-c``,
+``-L``: names once, then a line an interval). Events with an exit reason in parentheses are part of the event
+they are named after. With ``-d``, counters of debugfs stand in place of events.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The one form that all readers of summaries have: they are offered each line, and say what it was to them."""
+"""The form that all readers of summaries have: they are offered each line, and say what it was to them."""
 
 from __future__ import annotations
 

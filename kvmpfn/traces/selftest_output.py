@@ -27,7 +27,7 @@ _RATE = r"(\d{1,15}\.\d{1,9})"
 LINES: tuple[tuple[str, str, tuple[tuple[int, str, str], ...]], ...] = (
     ("", r"Random seed: (\w+)", ((1, "seed", "fact"),)),
     (DEMAND, rf"Total guest execution time:\s*{_S}", ((1, "guest execution", "time"),)),
-    (DEMAND, rf"Per-vcpu demand paging rate:\s*{_RATE} pgs/sec/vcpu", ((1, "demand paging per vCPU", "rate"),)),
+    (DEMAND, rf"Per-vcpu demand paging rate:\s*{_RATE} pgs/sec/vcpu", ((1, "demand paging a vCPU", "rate"),)),
     (DEMAND, rf"Overall demand paging rate:\s*{_RATE} pgs/sec", ((1, "demand paging", "rate"),)),
     (DEMAND, rf"vCPU (\d{{1,5}}) execution time: {_S}", ((2, "vCPU {0}", "time"),)),
     (DIRTY, rf"Test iterations: {_N}", ((1, "iterations", "fact"),)),
@@ -52,11 +52,15 @@ LINES: tuple[tuple[str, str, tuple[tuple[int, str, str], ...]], ...] = (
     (MEMSLOT, rf"Test took {_S} for slot setup \+ {_S} all iterations", (
         (1, "slot setup", "time"), (2, "all iterations", "time"),
     )),
-    (MEMSLOT, rf"Done {_N} iterations, avg {_S} each", ((1, "iterations", "number"), (2, "an iteration", "mean"))),
+    (MEMSLOT, rf"Done {_N} iterations, avg {_S} each", (
+        (1, "iterations", "number"), (2, "an iteration", "mean"),
+    )),
     (MEMSLOT, rf"Best runtime result was {_S} per iteration \(with {_N} iterations\)", (
         (1, "an iteration, best run", "time"),
     )),
-    (MEMSLOT, rf"Best slot setup time for the whole test area was {_S}", ((1, "slot setup, best run", "time"),)),
+    (MEMSLOT, rf"Best slot setup time for the whole test area was {_S}", (
+        (1, "slot setup, best run", "time"),
+    )),
     (MEMSLOT, rf"Allowed number of memory slots: {_N}", ((1, "slots allowed", "fact"),)),
     (MEMSLOT, rf"Adding slots 1\.\.{_N}, each slot with {_N} pages \+ {_N} extra pages last", (
         (1, "slots", "fact"), (2, "pages a slot", "fact"), (3, "extra pages", "fact"),
@@ -106,10 +110,10 @@ class SelftestOutput(Reader):
                 self.table.facts["result"] = run[1]
                 self.table = None
             elif not run[1]:
-                self._begin(run[2], test=run[2])
+                self._begin(run[2])
             return True
         if command := _COMMAND.fullmatch(line):
-            self._begin(command[1], test=command[1], command=" ".join((command[1] + command[2]).split()))
+            self._begin(command[1], command=" ".join((command[1] + command[2]).split()))
             return True
         if mode := _MODE.fullmatch(line):
             table = self._of("") if self.table is None or "mode" not in self.table.facts else self._again()
@@ -130,13 +134,13 @@ class SelftestOutput(Reader):
             if table.source == self.source and table.label == DEMAND:
                 self._compare(table)
 
-    def _begin(self, test: str, **facts: str) -> Table:
+    def _begin(self, name: str, **facts: str) -> Table:
         """Begin a run; one that has only been named is the same."""
-        self._step = ""
-        if self.table and not self.table.values and self.table.label == TESTS.get(test, test):
+        self._step, test = "", TESTS.get(name, name)
+        if self.table and not self.table.values and self.table.label == test:
             self.table.facts |= facts
             return self.table
-        return self.begin(TESTS.get(test, test), **facts)
+        return self.begin(test, test=name, **facts)
 
     def _again(self) -> Table:
         """Begin another run of the same command, as for another guest mode."""

@@ -1,25 +1,23 @@
 """Summaries of faults and exits, whatever tool printed them: one reader, which looks at the content.
 
-Each line is offered to the readers of `READERS` in turn. What mail does to text is undone where it makes the
-difference: quoting, kselftest's ``#``, escape sequences of terminals, quoted-printable, and a line that was wrapped
-in two. Every line is either used or counted as skipped, by reason.
+Each line is offered to the readers of `READERS` in turn. What mail and terminals do to text is undone where
+it makes the difference: quoting, kselftest's ``#``, escape sequences, quoted-printable, and a line that was
+wrapped in two. Every line is either used or counted as skipped, by reason.
 """
 
 from __future__ import annotations
 
-import gzip
-import lzma
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 from kvmpfn.traces.binary_stats import is_binary, read_binary
 from kvmpfn.traces.counters import Counters, Table
 from kvmpfn.traces.kvm_counters import Debugfs, QemuStats, Recorder
 from kvmpfn.traces.kvm_stat import KvmStat
+from kvmpfn.traces.lines import clean, opened, split
 from kvmpfn.traces.perf_kvm_stat import PerfKvmStat
 from kvmpfn.traces.reader import Reader
 from kvmpfn.traces.selftest_output import SelftestOutput
@@ -28,11 +26,8 @@ from kvmpfn.units import InputError
 READERS = (Recorder, PerfKvmStat, SelftestOutput, QemuStats, Debugfs, KvmStat)
 
 HEAD = 1 << 16
-MOST_LINE = 1 << 20
 MOST_BINARY = 1 << 26
 
-_QUOTES = re.compile(r"(?:[>|]\s?)+")
-_ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|[()][A-Z0-9]|[=>])|\x00")
 _PRINTABLE = re.compile(r"=([0-9A-F]{2})")
 _KERNEL = re.compile(r"(?:Linux version|os release :|Linux \S+) (\d{1,3}\.\d{1,3}[\w.+-]{0,64}).*")
 
@@ -53,35 +48,20 @@ def read_counters(path: str | os.PathLike[str]) -> Counters:
     Raises
     ------
     InputError
-        There is no such file, or no summary in it.
+        The file cannot be read, or there is no summary in it.
     """
     file = Path(path)
-    try:
-        with _open(file) as stream:
-            head = stream.read(HEAD)
-            if is_binary(head):
-                return _binary(file.name, head + stream.read(MOST_BINARY))
-            found = _text(file.name, head, stream)
-    except FileNotFoundError:
-        raise InputError(f"{file.name}: no such file; nearest valid: the path of a summary") from None
-    except (OSError, EOFError, lzma.LZMAError) as error:
-        what = error.strerror if isinstance(error, OSError) and error.strerror else "cannot be unpacked"
-        raise InputError(f"{file.name}: {what}; nearest valid: plain text, gzip or xz") from None
+    with opened(file) as stream:
+        head = stream.read(HEAD)
+        if is_binary(head):
+            return _binary(file.name, head + stream.read(MOST_BINARY))
+        found = _text(file.name, head, stream)
     if not any(table.values or table.totals for table in found.tables) and not found.config:
         raise InputError(
             f"{file.name}: no summary in {found.lines:,d} lines; nearest valid: output of perf kvm stat, "
             "kvm_stat, KVM's statistics or selftests"
         )
     return found
-
-
-def _open(file: Path) -> IO[bytes]:
-    """Open a file, unpacking it if need be."""
-    with file.open("rb") as probe:
-        magic = probe.read(6)
-    if magic[:2] == b"\x1f\x8b":
-        return cast(IO[bytes], gzip.open(file))
-    return cast(IO[bytes], lzma.open(file)) if magic == b"\xfd7zXZ\0" else file.open("rb")
 
 
 def _binary(name: str, data: bytes) -> Counters:
@@ -98,9 +78,11 @@ def _text(name: str, head: bytes, stream: IO[bytes]) -> Counters:
     skipped: Counter[str] = Counter()
     lines = used = 0
     kernel = pending = why = ""
-    for raw in _lines(head, stream):
+    for raw in split(stream, head):
         lines += 1
-        text = _clean(raw)
+        text = clean(raw)
+        if text.startswith("#"):
+            text = text[1:].lstrip()
         taken: bool | str = _offer(readers, text) if text else "blank"
         if taken is not True and text and pending:
             # The line before meant nothing by itself: mail may have wrapped one line in two.
@@ -133,31 +115,6 @@ def _text(name: str, head: bytes, stream: IO[bytes]) -> Counters:
         kernel,
         tuple(warning for reader in readers for warning in reader.warnings),
     )
-
-
-def _lines(head: bytes, stream: IO[bytes]) -> Iterator[bytes]:
-    """Yield lines; one longer than `MOST_LINE` comes in pieces."""
-    *whole, rest = head.split(b"\n")
-    yield from whole
-    while piece := stream.readline(MOST_LINE):
-        rest += piece
-        if rest.endswith(b"\n") or len(rest) >= MOST_LINE:
-            yield rest.removesuffix(b"\n")
-            rest = b""
-    if rest:
-        yield rest
-
-
-def _clean(raw: bytes) -> str:
-    """Return a line without what terminals, mail and kselftest put around it."""
-    text = raw.decode("utf-8", "replace")
-    if "\x1b" in text or "\0" in text:
-        text = _ESCAPES.sub("", text)
-    text = text.rpartition("\r")[2] if "\r" in text.rstrip() else text
-    text = text.strip()
-    if quotes := _QUOTES.match(text):
-        text = text[quotes.end() :].lstrip()
-    return text[1:].lstrip() if text.startswith(("# ", "#\t")) or text == "#" else text
 
 
 def _offer(readers: list[Reader], line: str) -> bool | str:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from kvmpfn import storms as storm_models
 from kvmpfn import workloads
+from kvmpfn.traces.counters import PAGE_SHIFT, Counters
 from kvmpfn.traces.faults import OUTCOMES, Assembly, Fault, Invalidation, assemble
 from kvmpfn.traces.read import read_records
 from kvmpfn.traces.records import ABSENT, CODE, EVENT_FIELDS, EVENTS, Records
-from kvmpfn.traces.statistics import PAGE_SHIFT, Statistics, read_statistics
+from kvmpfn.traces.tables import read_counters
 from kvmpfn.units import InputError, format_size, format_time, nearest
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Trace:
         Name of the file.
     kernel : str
         ``"6.1"`` or ``"6.16"``: whose numbers RET_PF_* have (6.16's hold from 6.12 on).
-    statistics : Statistics or None
+    statistics : Counters or None
         Configuration and KVM's counters, if the text file was beside the recording.
     skipped : dict of str to int
         Lines that were not used, by reason.
@@ -65,7 +66,7 @@ class Trace:
         Events known to be lost or overwritten; `lost_unknown` counts losses of unknown size.
     """
 
-    def __init__(self, name: str, kernel: str, lines: Records, statistics: Statistics | None) -> None:
+    def __init__(self, name: str, kernel: str, lines: Records, statistics: Counters | None) -> None:
         self.name = name
         self.kernel = kernel
         self.statistics = statistics
@@ -372,7 +373,7 @@ def read_trace(
     if not len(lines):
         raise InputError(f"{file.name}: no event of KVM in it; nearest valid: text of the ftrace buffer")
     text = file.with_name(re.sub(r"(\.trace)?(\.txt|\.dat)?(\.gz)?$", "", file.name, count=1) + ".txt")
-    statistics = read_statistics(text) if text.is_file() and text != file else None
+    statistics = read_counters(text) if text.is_file() and text != file else None
     return Trace(file.name, _kernel(kernel, lines, file), lines, statistics)
 
 
