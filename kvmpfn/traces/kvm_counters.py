@@ -52,7 +52,7 @@ class Debugfs(Reader):
         self._listing = False
 
     def take(self, line: str) -> bool | str:
-        """Read a line; names that are not KVM's are taken within a listing only."""
+        """Read a line; within a listing any compound is taken for a name."""
         file, self._file = self._file, None
         listing, self._listing = self._listing, True
         if file and _ALONE.fullmatch(line):
@@ -62,7 +62,8 @@ class Debugfs(Reader):
             self._file = found[2].rstrip("/") or "all", found[3]
             return True
         found = _LINE.fullmatch(line)
-        if found and (listing or found[1] or found[2] or found[3] in STATISTICS):
+        listed = found is not None and listing and "_" in found[3]
+        if found and (listed or found[1] or found[2] or found[3] in STATISTICS):
             if found[3].startswith(("pid", "tsc-", "lapic_timer")):
                 return "not a counter"
             measure = "delta" if found[4] else READING

@@ -16,7 +16,7 @@ _OF = re.compile(r"Analyze events for (?:(.*), )?(all VCPUs|VCPU (\d{1,6})):|(?:
 _HEAD = re.compile(r"(.*?)\s*Samples\s+Samples%\s+Time%(?:\s+Min Time\s+Max Time)?\s+Avg time")
 _ROW = re.compile(
     rf"(\S+)\s+({NUMBER})\s+({DECIMAL})%\s+({DECIMAL})%\s+(?:({DECIMAL})us\s+({DECIMAL})us\s+)?({DECIMAL})us"
-    rf"(?:\s*\(\s*\+-\s*({DECIMAL}|-?nan)%\s*\))?"
+    rf"\s*\(\s*\+-\s*({DECIMAL}|-?nan)%\s*\)"
 )
 _CUT = re.compile(rf"\S+\s+{NUMBER}\s+{DECIMAL}%.*")
 _FOOT = re.compile(rf"Total Samples:({NUMBER}), Total events handled time:({DECIMAL})us\.?")
@@ -78,7 +78,7 @@ class PerfKvmStat(Reader):
         for measure, text in (("min", low), ("max", high), ("mean", mean)):
             if text:
                 table.add(scope, name, measure, picoseconds(text, "us"), "ps")
-        if spread and "nan" not in spread:
+        if "nan" not in spread:
             table.add(scope, name, "mean_error", float(spread), "%")
 
     def _close(self, table: Table, samples: int, time: int) -> None:
