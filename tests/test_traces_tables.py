@@ -6,8 +6,10 @@ import gzip
 import lzma
 import random
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 import kvmpfn as kp
@@ -273,6 +275,14 @@ def test_logs(tmp_path: Path) -> None:
     assert read(tmp_path, KVM_STAT_CSV).counters().to_dict() == {"exits": 11, "pf_fixed": 3}
 
 
+def test_long_lines_are_logs(tmp_path: Path) -> None:
+    names = [f"kvm_exit({'X' * 20}{number})" for number in range(300)]
+    text = " " * 30000 + "x\n" + ",".join(["timestamp", *names]) + "\n2025-03-01 10:00:01" + ",7" * 300
+    counters = read(tmp_path, text)
+    assert len(counters.counters()) == 300 and counters.counters().sum() == 2100
+    assert read(tmp_path, "pf_taken 1\nx" + " " * 30000 + "x").skipped == {"not understood": 1}
+
+
 def test_batch(tmp_path: Path) -> None:
     counters = read(tmp_path, "kvm_entry        100        20\nkvm_exit          90        18\n")
     assert values(counters) == {
@@ -356,7 +366,9 @@ def test_recorder(repo_root: Path, tmp_path: Path) -> None:
     totals = counters.counters()
     assert totals["pf_taken"] == 8899 + 8951 + 8609 + 8749
     assert totals["pf_spurious"] == 3560 + 3055 + 3759 + 3051 and totals["pages_4k"] == 16389
-    results = {(one.scope, one.name): one.value for one in counters.tables[1].values if one.measure == "result"}
+    results = {
+        (one.scope, one.name): one.value for one in counters.tables[1].values if one.measure == "result"
+    }
     assert results["vm", "wall_ns"] == 765814322 * 1000 and results["vcpu2", "passes"] == 1
     assert counters.tables[1].facts == {"bad_pages": "0"}
 
@@ -411,12 +423,15 @@ def test_binary_statistics(tmp_path: Path) -> None:
     assert read(tmp_path, binary(b"")).tables[0].values[0].scope == "vm"
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress])
-def test_packed(tmp_path: Path, pack: object) -> None:
-    packed = pack(PERF.encode())  # type: ignore[operator]
-    assert read(tmp_path, packed).counters()["npf"] == 1063
-    with pytest.raises(InputError, match="cannot be unpacked; nearest valid"):
-        read(tmp_path, packed[:60])
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, pa.Codec("zstd").compress])
+def test_packed(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    assert read(tmp_path, bytes(pack(PERF.encode()))).counters()["npf"] == 1063
+    chance = random.Random(5)
+    long = "".join(f"pf_taken {chance.randrange(10**15)}\n" for _ in range(30000)).encode()
+    packed = bytes(pack(long))
+    assert read(tmp_path, packed).lines == 30000
+    cut = read(tmp_path, packed[: len(packed) // 2])
+    assert 0 < cut.lines < 30000 and cut.warnings == ("packed file that ends too early",)
 
 
 def test_the_frame(tmp_path: Path) -> None:
@@ -473,7 +488,9 @@ def test_damaged_files_do_no_harm(tmp_path: Path) -> None:
                 case 1:
                     data[at:at] = bytes(chance.randrange(256) for _ in range(chance.randint(1, 8)))
                 case 2:
-                    data[at:at] = chance.choice([b"9" * 5000, b"\n", b"\0", b"> ", b"=", b"-", b"nan", "µ".encode()])
+                    data[at:at] = chance.choice(
+                        [b"9" * 5000, b"\n", b"\0", b"> ", b"=", b"-", b"nan", "µ".encode()]
+                    )
                 case 3:
                     other = chance.choice(whole_texts)
                     data[at:at] = other[chance.randrange(len(other)) :]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from kvmpfn.traces.counters import PAGE_SHIFT
-from kvmpfn.traces.lines import clean, opened, split
+from kvmpfn.traces.lines import LONG, Lines
 from kvmpfn.traces.records import (
     ABSENT,
     CODE,
@@ -31,7 +31,7 @@ from kvmpfn.traces.records import (
 from kvmpfn.units import TIMES, InputError, nearest, round_half_even
 
 PRESET = (
-    r"(?P<time>\d+) (?P<cpu>\d+) (?P<tid>\d+) (?P<event>\w+)(?: vcpu (?P<vcpu>\d+))?(?: rip (?P<rip>\w+))?"
+    r"^(?P<time>\d+) (?P<cpu>\d+) (?P<tid>\d+) (?P<event>\w+)(?: vcpu (?P<vcpu>\d+))?(?: rip (?P<rip>\w+))?"
     r"(?: address (?P<address>\w+))?(?: error_code (?P<error_code>\w+))?(?: gfn (?P<gfn>\w+))?"
     r"(?: pfn (?P<pfn>\w+))?(?: level (?P<level>\d+))?(?: start (?P<start>\w+) end (?P<end>\w+))?"
     r"(?: ret (?P<ret>-?\d+))? \((?P<comm>.*)\)$"
@@ -96,13 +96,14 @@ def read_bpftrace(
     event: str | None = None,
     events: Mapping[str, str] | None = None,
     decimal: tuple[str, ...] = (),
+    progress: bool | None = None,
 ) -> Records:
     r"""Read what a bpftrace script printed.
 
     Parameters
     ----------
     path : path-like
-        Text, plain or packed by gzip or xz.
+        Text, plain or packed by gzip, xz or zstd.
     pattern : str
         A regular expression that is looked for in each line. Its named groups are some of `GROUPS`:
         ``time``, which must be there; ``event``; who (``tid``, else ``pid``; ``comm``, ``cpu``); and the
@@ -118,6 +119,8 @@ def read_bpftrace(
         Which event each text of the group ``event`` is; texts that are missing are names of events.
     decimal : tuple of str
         Groups whose numbers are decimal though such numbers are hexadecimal elsewhere.
+    progress : bool, optional
+        Whether a bar shows how far the file is read; if not given, if a terminal looks.
 
     Returns
     -------
@@ -135,7 +138,9 @@ def read_bpftrace(
     >>> read_bpftrace("log.txt", pattern, time="%H:%M:%S:%f")  # doctest: +SKIP
     """
     return Records.join(
-        bpftrace_blocks(path, pattern, time=time, event=event, events=events, decimal=decimal)
+        bpftrace_blocks(
+            path, pattern, time=time, event=event, events=events, decimal=decimal, progress=progress
+        )
     )
 
 
@@ -147,6 +152,7 @@ def bpftrace_blocks(
     event: str | None = None,
     events: Mapping[str, str] | None = None,
     decimal: tuple[str, ...] = (),
+    progress: bool | None = None,
 ) -> Iterator[Records]:
     """Yield what `read_bpftrace` returns in blocks, so that memory does not grow with the file.
 
@@ -154,20 +160,22 @@ def bpftrace_blocks(
     """
     form = _Form(pattern, time, event, events or {}, decimal)
     file, matched, first = Path(path), 0, ""
-    with opened(file) as stream:
-        block = _Block(form)
-        for raw in split(stream):
-            text = clean(raw)
-            block.take(text)
-            first = first or (text[:80] if block.skipped[NO_MATCH] else "")
-            if block.lines == BLOCK:
-                matched += block.matched
-                yield block.records()
-                block = _Block(form)
-        matched += block.matched
-        if not matched:
-            raise InputError(f"{file.name}: no line matches the pattern; nearest valid: one for {first!r}")
-        yield block.records()
+    block, lines = _Block(form), Lines(file, progress)
+    for text in lines:
+        block.take(text)
+        first = first or (text[:80] if block.skipped[NO_MATCH] else "")
+        if block.lines == BLOCK:
+            matched += block.matched
+            yield block.records()
+            block = _Block(form)
+    matched += block.matched
+    if not matched:
+        raise InputError(f"{file.name}: no line matches the pattern; nearest valid: one for {first!r}")
+    records = block.records()
+    if lines.cut:
+        records.lost_unknown += 1
+        records.guessed["packed file that ends too early"] += 1
+    yield records
 
 
 Plan = list[tuple[int, int, int, int | None]]
@@ -331,9 +339,9 @@ class _Block:
         """Read a line."""
         self.lines += 1
         form = self.form
-        found = form.pattern.search(text)
+        found = form.pattern.search(text) if len(text) <= LONG else None
         if found is None:
-            self.skipped[self._why(text)] += 1
+            self.skipped[self._why(text) if len(text) <= LONG else "too long"] += 1
             return
         self.matched += 1
         groups = found.groups()

@@ -46,10 +46,8 @@ class KvmStat(Reader):
             if self.table is None or self.table.values:
                 self.begin()
             self._guests = head[1] == "Guest Name"
-        elif self._names and (interval := self._line(line)):
-            return interval
-        elif self._log(line):
-            return True
+        elif logged := self.log(line):
+            return logged
         elif self.table and (total := _TOTAL.fullmatch(line)):
             self._total(self.table, int(total[1]), total[2])
         elif (row := _ROW.fullmatch(line)) and self._is_row(row):
@@ -61,6 +59,10 @@ class KvmStat(Reader):
         else:
             return False
         return True
+
+    def log(self, line: str) -> bool | str:
+        """Read a line of a log."""
+        return (self._line(line) if self._names else False) or self._banner(line)
 
     def _is_row(self, row: re.Match[str]) -> bool:
         """Say whether a name with numbers is a row: in a table, or in the batch form, which has no header."""
@@ -86,7 +88,7 @@ class KvmStat(Reader):
         if rows != total:
             self.warnings.append(f"{self.source}: rows add up to {rows:,d} of {total:,d} events")
 
-    def _log(self, line: str) -> bool:
+    def _banner(self, line: str) -> bool:
         """Read the names of a log; at least half of them are of KVM, unlike words of prose."""
         if not _NAMES.fullmatch(line):
             return False

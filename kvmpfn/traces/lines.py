@@ -1,61 +1,64 @@
-"""Lines of text as files and mail have them."""
+"""Lines of text as files, terminals and mail have them."""
 
 from __future__ import annotations
 
-import gzip
-import lzma
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, cast
 
+from kvmpfn.traces.source import Source
 from kvmpfn.units import InputError
 
-MOST_LINE = 1 << 20
+LONG = 4096
+"""Characters of a line that patterns are tried on: so that no line takes long, whatever the pattern."""
 
 _QUOTES = re.compile(r"(?:[>|]\s?)+")
 _ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|[()][A-Z0-9]|[=>])|\x00")
 
 
-@contextmanager
-def opened(file: Path) -> Iterator[IO[bytes]]:
-    """Open a file, unpacking it if need be.
+class Lines:
+    """The lines of a text file, whatever packs it.
 
-    Raises
-    ------
-    InputError
-        It does not exist, cannot be read or is damaged, whenever that shows.
+    Parameters
+    ----------
+    file : Path
+        The file.
+    progress : bool, optional
+        Whether a bar shows how far it is read; not if not given.
+
+    Attributes
+    ----------
+    cut : bool
+        Whether the packed file turned out to end too early.
     """
-    try:
-        with file.open("rb") as probe:
-            magic = probe.read(6)
-        with _unpacked(file, magic) as stream:
-            yield stream
-    except FileNotFoundError:
-        raise InputError(f"{file.name}: no such file; nearest valid: the path of a recording") from None
-    except (OSError, EOFError, lzma.LZMAError) as error:
-        what = (isinstance(error, OSError) and error.strerror) or "cannot be unpacked"
-        raise InputError(f"{file.name}: {what.lower()}; nearest valid: plain text, gzip or xz") from None
 
+    def __init__(self, file: Path, progress: bool | None = False) -> None:
+        self._source = Source(file, progress)
 
-def _unpacked(file: Path, magic: bytes) -> IO[bytes]:
-    if magic[:2] == b"\x1f\x8b":
-        return cast(IO[bytes], gzip.open(file))
-    return cast(IO[bytes], lzma.open(file)) if magic == b"\xfd7zXZ\0" else file.open("rb")
+    @property
+    def cut(self) -> bool:
+        """Whether the packed file turned out to end too early."""
+        return self._source.cut
 
+    def __iter__(self) -> Iterator[str]:
+        """Yield lines, without what `clean` removes.
 
-def split(stream: IO[bytes], head: bytes = b"") -> Iterator[bytes]:
-    """Yield the lines of `head` and what follows it; one longer than `MOST_LINE` comes in pieces."""
-    *whole, rest = head.split(b"\n")
-    yield from whole
-    while piece := stream.readline(MOST_LINE):
-        rest += piece
-        if rest.endswith(b"\n") or len(rest) >= MOST_LINE:
-            yield rest.removesuffix(b"\n")
-            rest = b""
-    if rest:
-        yield rest
+        Raises
+        ------
+        InputError
+            The file does not exist, cannot be read or is damaged, whenever that shows.
+        """
+        file = self._source.path
+        try:
+            for block, _ in self._source.blocks():
+                if block:
+                    for raw in block.removesuffix(b"\n").split(b"\n"):
+                        yield clean(raw)
+        except FileNotFoundError:
+            raise InputError(f"{file.name}: no such file; nearest valid: the path of a recording") from None
+        except OSError as error:
+            what = (error.strerror or "cannot be read").lower()
+            raise InputError(f"{file.name}: {what}; nearest valid: a file of text") from None
 
 
 def clean(raw: bytes) -> str:

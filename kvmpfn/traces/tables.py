@@ -11,13 +11,12 @@ import os
 import re
 from collections import Counter
 from pathlib import Path
-from typing import IO
 
 from kvmpfn.traces.binary_stats import is_binary, read_binary
 from kvmpfn.traces.counters import Counters, Table
 from kvmpfn.traces.kvm_counters import Debugfs, QemuStats, Recorder
 from kvmpfn.traces.kvm_stat import KvmStat
-from kvmpfn.traces.lines import clean, opened, split
+from kvmpfn.traces.lines import LONG, Lines
 from kvmpfn.traces.perf_kvm_stat import PerfKvmStat
 from kvmpfn.traces.reader import Reader
 from kvmpfn.traces.selftest_output import SelftestOutput
@@ -27,18 +26,21 @@ READERS = (Recorder, PerfKvmStat, SelftestOutput, QemuStats, Debugfs, KvmStat)
 
 HEAD = 1 << 16
 MOST_BINARY = 1 << 26
+CUT = ("packed file that ends too early",)
 
 _PRINTABLE = re.compile(r"=([0-9A-F]{2})")
 _KERNEL = re.compile(r"(?:Linux version|os release :|Linux \S+) (\d{1,3}\.\d{1,3}[\w.+-]{0,64}).*")
 
 
-def read_counters(path: str | os.PathLike[str]) -> Counters:
+def read_counters(path: str | os.PathLike[str], *, progress: bool | None = False) -> Counters:
     """Read a summary: tables of `perf kvm stat`, `kvm_stat`, KVM's statistics, or output of its selftests.
 
     Parameters
     ----------
     path : path-like
-        Text, plain or packed by gzip or xz, or a binary statistics file. Its name does not matter.
+        Text, plain or packed by gzip, xz or zstd, or a binary statistics file. Its name does not matter.
+    progress : bool, optional
+        Whether a bar shows how far the file is read; None: if a terminal looks.
 
     Returns
     -------
@@ -51,17 +53,24 @@ def read_counters(path: str | os.PathLike[str]) -> Counters:
         The file cannot be read, or there is no summary in it.
     """
     file = Path(path)
-    with opened(file) as stream:
-        head = stream.read(HEAD)
-        if is_binary(head):
-            return _binary(file.name, head + stream.read(MOST_BINARY))
-        found = _text(file.name, head, stream)
+    if data := _binary_data(file):
+        return _binary(file.name, data)
+    found = _text(file.name, Lines(file, progress))
     if not any(table.values or table.totals for table in found.tables) and not found.config:
         raise InputError(
             f"{file.name}: no summary in {found.lines:,d} lines; nearest valid: output of perf kvm stat, "
             "kvm_stat, KVM's statistics or selftests"
         )
     return found
+
+
+def _binary_data(file: Path) -> bytes:
+    """Return the bytes of a binary statistics file; of another file, none."""
+    if not file.is_file():
+        return b""
+    with file.open("rb") as stream:
+        head = stream.read(HEAD)
+        return head + stream.read(MOST_BINARY) if is_binary(head) else b""
 
 
 def _binary(name: str, data: bytes) -> Counters:
@@ -71,16 +80,15 @@ def _binary(name: str, data: bytes) -> Counters:
     return Counters(name, (table,), count, used, dict(skipped), 0, "", ())
 
 
-def _text(name: str, head: bytes, stream: IO[bytes]) -> Counters:
+def _text(name: str, texts: Lines) -> Counters:
     """Read lines of text."""
     tables: list[Table] = []
     readers: list[Reader] = [reader(tables) for reader in READERS]
     skipped: Counter[str] = Counter()
     lines = used = 0
     kernel = pending = why = ""
-    for raw in split(stream, head):
+    for text in texts:
         lines += 1
-        text = clean(raw)
         if text.startswith("#"):
             text = text[1:].lstrip()
         taken: bool | str = _offer(readers, text) if text else "blank"
@@ -113,12 +121,14 @@ def _text(name: str, head: bytes, stream: IO[bytes]) -> Counters:
         dict(skipped),
         sum(reader.lost for reader in readers),
         kernel,
-        tuple(warning for reader in readers for warning in reader.warnings),
+        tuple(warning for reader in readers for warning in reader.warnings) + CUT * texts.cut,
     )
 
 
 def _offer(readers: list[Reader], line: str) -> bool | str:
-    """Offer a line to each reader until it is one's."""
+    """Offer a line to each reader until it is one's; only logs have long lines."""
+    if len(line) > LONG:
+        return next(reader for reader in readers if isinstance(reader, KvmStat)).log(line)
     for reader in readers:
         if taken := reader.take(line):
             return taken
