@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import random
 import re
 from collections import Counter
@@ -10,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvmpfn.traces import read_bpftrace
-from kvmpfn.traces.bpftrace import BLOCK, DAY, PRESET, bpftrace_blocks
+from kvmpfn.traces import read_bpftrace, read_trace
+from kvmpfn.traces.bpftrace import BLOCK, DAY, PRESET, bpftrace_blocks, is_preset
 from kvmpfn.traces.records import ABSENT, CODE, EVENT_FIELDS, Records
 from kvmpfn.units import InputError
 
@@ -69,6 +70,21 @@ def test_the_preset(tmp_path: Path) -> None:
     assert records.lost == 37
     assert records.skipped == {"of bpftrace itself": 1, "lost events": 1, "blank": 2}
     assert not records.guessed
+
+
+def test_a_trace_of_it(tmp_path: Path, recordings: Path) -> None:
+    path = tmp_path / "whatever.bin.gz"
+    path.write_bytes(gzip.compress(PRINTED.encode()))
+    trace = read_trace(path, kernel="6.1")
+    (fault,) = trace.faults.to_dict("records")
+    assert (fault["outcome"], fault["gfn"], fault["kind"], fault["level"]) == ("FIXED", 2, "write", 1)
+    assert trace.lost == 37 and len(trace.invalidations) == 1
+    (invalidation,) = trace.invalidations.to_dict("records")
+    assert invalidation["end_ps"] - invalidation["start_ret_ps"] == 100_000_000
+    stuck = recordings / "public" / "lore-kvm-ewheeler-20230823-bpftrace-v2-stuck.txt"
+    assert not is_preset(stuck)
+    trace = read_trace(read_bpftrace(stuck, STUCK, time="%H:%M:%S:%f"))
+    assert set(trace.faults["gfn"]) == {0x294} and len(trace.faults) == 39
 
 
 def test_the_preset_is_the_script(repo_root: Path) -> None:

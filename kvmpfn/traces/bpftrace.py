@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from kvmpfn.traces.records import (
     NOT_USED,
     Records,
 )
+from kvmpfn.traces.source import PARQUET, TOOLS
 from kvmpfn.units import TIMES, InputError, nearest, round_half_even
 
 PRESET = (
@@ -61,6 +63,8 @@ GROUPS = sorted({"time", "event", "pid", "tid", "comm", "cpu", "gpa", "access"}.
 
 MOST_NAMES = 1 << 12
 """Exit reasons, and names of events that are not used, that are kept apart."""
+
+HEAD = 100
 
 BLOCK = 1 << 16
 """Lines of a block."""
@@ -176,6 +180,15 @@ def bpftrace_blocks(
         records.lost_unknown += 1
         records.guessed["packed file that ends too early"] += 1
     yield records
+
+
+def is_preset(path: str | os.PathLike[str]) -> bool:
+    """Say whether a file holds lines of docs/kvm-faults.bt: by its first `HEAD` lines of text."""
+    with Path(path).open("rb") as file:
+        magic = file.read(16)
+    if magic.startswith((PARQUET, *TOOLS)):
+        return False
+    return any(re.search(PRESET, text) for text in islice(Lines(Path(path)), HEAD) if len(text) <= LONG)
 
 
 Plan = list[tuple[int, int, int, int | None]]

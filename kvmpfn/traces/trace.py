@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvmpfn import storms as storm_models
 from kvmpfn import workloads
+from kvmpfn.traces.bpftrace import is_preset, read_bpftrace
 from kvmpfn.traces.counters import PAGE_SHIFT, Counters
 from kvmpfn.traces.faults import OUTCOMES, Assembly, Fault, Invalidation, assemble
 from kvmpfn.traces.read import read_records
@@ -345,14 +346,15 @@ def _width(values: list[int]) -> int:
 
 
 def read_trace(
-    path: str | os.PathLike[str], *, kernel: str | None = None, clock_hz: float | None = None
+    path: str | os.PathLike[str] | Records, *, kernel: str | None = None, clock_hz: float | None = None
 ) -> Trace:
     """Read a recording: ftrace text, plain or gzip, and the run's text file beside it if there is one.
 
     Parameters
     ----------
-    path : path-like
+    path : path-like or Records
         The recording, for instance ``NAME.trace.gz``; ``NAME.txt`` beside it tells the set-up and counters.
+        Or events that were read, as by `kvmpfn.read_bpftrace` with a pattern of the user's.
     kernel : str, optional
         Kernel version recorded, such as ``"6.1"``; found from the entries' empty value, else from the name of
         the folder, if not given.
@@ -364,12 +366,14 @@ def read_trace(
     Trace
         The recording.
     """
+    if isinstance(path, Records):
+        return Trace("records", _kernel(kernel, path, Path("records")), path, None)
     file = Path(path)
     if not file.is_file():
         there = [one.name for one in sorted(file.parent.glob("*.trace*"))] if file.parent.is_dir() else []
         near = nearest(file.name, there) if there else "none"
         raise InputError(f"{file.name}: no such recording; nearest valid: {near}")
-    lines = read_records(file, clock_hz=clock_hz)
+    lines = read_bpftrace(file) if is_preset(file) else read_records(file, clock_hz=clock_hz)
     if not len(lines):
         raise InputError(f"{file.name}: no event of KVM in it; nearest valid: text of the ftrace buffer")
     text = file.with_name(re.sub(r"(\.trace)?(\.txt|\.dat)?(\.gz)?$", "", file.name, count=1) + ".txt")
