@@ -13,7 +13,14 @@ from kvmpfn.scenario import Scenario
 from kvmpfn.workloads import KINDS
 
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
-DOCUMENTS = ("README.md", "docs/model.md", "docs/protocol.md", "docs/fault-paths.md", "docs/workloads.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/model.md",
+    "docs/protocol.md",
+    "docs/fault-paths.md",
+    "docs/workloads.md",
+    "docs/recording.md",
+)
 
 
 def blocks(text: str, language: str) -> list[str]:
