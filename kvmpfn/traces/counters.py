@@ -139,6 +139,12 @@ class Counters:
         return facts
 
     @property
+    def result(self) -> dict[str, int]:
+        """What the program that ran measured itself (the RESULT line); times in picoseconds."""
+        values = (value for table in self.tables for value in table.values)
+        return {one.name: int(one.value) for one in values if one.measure == "result" and one.scope == "vm"}
+
+    @property
     def slot(self) -> tuple[int, int, int] | None:
         """First gfn, first host virtual page and number of pages of the data slot, if a CONFIG line tells."""
         config = self.config

@@ -192,7 +192,7 @@ class SelftestOutput(Reader):
     def _compare(self, table: Table) -> None:
         """Warn of a rate that is not pages by time.
 
-        Until Linux 6.3 the test took nanoseconds for hundredths of a microsecond where it made a rate.
+        Before a fix of 2023 (NSEC_PER_SEC in demand_paging_test.c) the test divided nanoseconds by 1e8 there.
         """
         read = {(one.name, one.unit): one.value for one in table.values}
         pages, time = read.get(("test memory", "pages")), read.get(("guest execution", "ps"))
