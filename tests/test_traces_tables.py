@@ -366,6 +366,7 @@ def test_recorder(repo_root: Path, tmp_path: Path) -> None:
     totals = counters.counters()
     assert totals["pf_taken"] == 8899 + 8951 + 8609 + 8749
     assert totals["pf_spurious"] == 3560 + 3055 + 3759 + 3051 and totals["pages_4k"] == 16389
+    assert counters.result == {"wall_ns": 765814322000, "invalidations": 0, "inv_pages": 0, "inv_ns_total": 0}
     results = {
         (one.scope, one.name): one.value for one in counters.tables[1].values if one.measure == "result"
     }
