@@ -75,7 +75,9 @@ def test_the_preset(tmp_path: Path) -> None:
 def test_a_trace_of_it(tmp_path: Path, recordings: Path) -> None:
     path = tmp_path / "whatever.bin.gz"
     path.write_bytes(gzip.compress(PRINTED.encode()))
+    (tmp_path / "whatever.bin.txt").write_text(PRINTED)
     trace = read_trace(path, kernel="6.1")
+    assert trace.statistics is None
     (fault,) = trace.faults.to_dict("records")
     assert (fault["outcome"], fault["gfn"], fault["kind"], fault["level"]) == ("FIXED", 2, "write", 1)
     assert trace.lost == 37 and len(trace.invalidations) == 1

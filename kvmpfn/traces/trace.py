@@ -377,8 +377,16 @@ def read_trace(
     if not len(lines):
         raise InputError(f"{file.name}: no event of KVM in it; nearest valid: text of the ftrace buffer")
     text = file.with_name(re.sub(r"(\.trace)?(\.txt|\.dat)?(\.gz)?$", "", file.name, count=1) + ".txt")
-    statistics = read_counters(text) if text.is_file() and text != file else None
+    statistics = _summary(text) if text.is_file() and text != file else None
     return Trace(file.name, _kernel(kernel, lines, file), lines, statistics)
+
+
+def _summary(text: Path) -> Counters | None:
+    """Read the run's text file; another file may have its name, such as a recording's text."""
+    try:
+        return read_counters(text)
+    except InputError:
+        return None
 
 
 def _kernel(given: str | None, lines: Records, file: Path) -> str:
