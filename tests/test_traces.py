@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from kvmpfn.traces import Trace, read_counters, read_trace
-from kvmpfn.traces.read import read_records
 from kvmpfn.units import InputError
 
 KERNELS = ("6.1", "6.16")
