@@ -135,7 +135,7 @@ def test_a_storm_is_fitted_without_its_configuration(storm: Trace, data: Path, t
     assert trace.outcomes().equals(storm.outcomes())
     retries = trace.faults[trace.faults["outcome"] == "RETRY"]
     assert set(retries["why"]) == {"unknown"}
-    assert trace.replay_bytes == (0x40000 + 16 * 256) * 4096
+    assert trace.replay_bytes == (512 + 16 * 256) * 4096
     with pytest.raises(InputError, match="no counters"):
         trace.counters()
 

@@ -2,6 +2,7 @@
 
 from kvmpfn.traces.bpftrace import read_bpftrace
 from kvmpfn.traces.counters import Counters
+from kvmpfn.traces.memslots import Memslots
 from kvmpfn.traces.read import convert, read_blocks, read_records
 from kvmpfn.traces.records import Records
 from kvmpfn.traces.tables import read_counters
@@ -9,6 +10,7 @@ from kvmpfn.traces.trace import Trace, read_trace
 
 __all__ = [
     "Counters",
+    "Memslots",
     "Records",
     "Trace",
     "convert",

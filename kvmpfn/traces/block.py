@@ -30,6 +30,7 @@ class Block:
         self.words = np.empty((size, 5), "i8")
         self.comm = np.empty((size, 2), "i8")
         self.careful = np.zeros(size, bool)
+        self.losses: list[tuple[int, int]] = []
         self._tasks: dict[int, str] = {}
 
     def split(self) -> None:

@@ -27,7 +27,7 @@ _BEFORE_LATENCY = re.compile(
 HEAD_LIMIT = 200
 """Characters before a stamp; longer text is prose."""
 
-LOST = re.compile(r"CPU:\d+ \[(?:LOST )?(?:(\d+) )?EVENTS(?: DROPPED)?\]", re.ASCII)
+LOST = re.compile(r"CPU:(\d{1,9})\d* \[(?:LOST )?(?:(\d+) )?EVENTS(?: DROPPED)?\]", re.ASCII)
 OVERWRITTEN = re.compile(r"# *entries-in-buffer/entries-written: (\d{1,18})/(\d{1,18})", re.ASCII)
 LATENCY = re.compile(r"# .*latency trace v")
 HEADER = re.compile(

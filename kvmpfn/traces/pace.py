@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from kvmpfn import workloads
 from kvmpfn.hosts import Host
-from kvmpfn.traces.trace import ACCESS_KIND, Trace
+from kvmpfn.traces.trace import Trace
 from kvmpfn.units import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["pace", "paced_host", "paced_workload", "zapped_leaves"]
+__all__ = ["pace", "paced_host", "round_trip_ps", "zapped_leaves"]
 
 SPLIT = ("gup_fast", "gup_slow", "zero_4k")
 """Costs inside GUP that keep their value; the host's own fault takes what is left of the phase."""
@@ -41,7 +40,7 @@ def pace(trace: Trace, host: Host) -> pd.Series[float]:
     if phases.isna().any():
         lacking = ", ".join(phases.index[phases.isna()])
         raise InputError(f"{trace.name}: no {lacking} in it; nearest valid: a recording with all probes")
-    round_trip = _round_trip_ps(trace) / 1000
+    round_trip = round_trip_ps(trace) / 1000
     inside = sum(host.cost_ps(name) for name in SPLIT) / 1000
     call, leaf = _invalidation_ns(trace)
     costs = {
@@ -76,24 +75,6 @@ def paced_host(trace: Trace, host: str | Host) -> Host:
     return paced
 
 
-def paced_workload(trace: Trace) -> workloads.Workload:
-    """Return the recorded accesses with the guest's own time before each, less one entry and one exit.
-
-    Parameters
-    ----------
-    trace : Trace
-        The recording; the times it holds between two faults include entry and exit, which a replay on
-        `paced_host` adds by itself.
-    """
-    places, frame, round_trip = trace.replay_gfns(), trace.accesses, int(_round_trip_ps(trace))
-    vcpus: dict[int, list[Any]] = {vcpu: [] for vcpu in sorted(frame["vcpu"].unique())}
-    columns = (frame[name].tolist() for name in ("vcpu", "gfn", "kind", "think_ps"))
-    for vcpu, gfn, kind, pause in zip(*columns, strict=True):
-        vcpus[vcpu].append([places[gfn], ACCESS_KIND[kind], max(0, pause - round_trip)])
-    accesses: Any = list(vcpus.values())
-    return workloads.replay(vcpus=accesses)
-
-
 def zapped_leaves(trace: Trace) -> pd.Series[int]:
     """Return how many entries each invalidation's thread changed during its start, a row an invalidation.
 
@@ -102,21 +83,16 @@ def zapped_leaves(trace: Trace) -> pd.Series[int]:
     trace : Trace
         A recording with all probes.
     """
-    import pandas as pd
-
-    changed = trace.events.loc[trace.events["event"] == "kvm_tdp_mmu_spte_changed", ["time_ps", "pid"]]
-    times: dict[Any, Any] = {pid: group.to_numpy() for pid, group in changed.groupby("pid")["time_ps"]}
-    counts = []
-    for pid, begin, end in trace.invalidations[["pid", "start_ps", "start_ret_ps"]].to_numpy():
-        whole = pid in times and not pd.isna(end)
-        counts.append(times[pid].searchsorted(end, "right") - times[pid].searchsorted(begin) if whole else 0)
-    return pd.Series(counts, index=trace.invalidations.index, dtype="int64", name="zapped")
+    calls = trace.invalidations
+    return calls["zapped"].where(calls["start_ret_ps"].notna(), 0)
 
 
-def _round_trip_ps(trace: Trace) -> float:
+def round_trip_ps(trace: Trace) -> float:
     """Time from a fault's return to the next fault, where the guest had nothing to do in between."""
     faults = trace.faults
-    after = faults["time_ps"].groupby(faults["vcpu"]).shift(-1) - faults["end_ps"].astype("Float64")
+    after = faults["time_ps"].groupby([faults["vm"], faults["vcpu"]]).shift(-1) - faults["end_ps"].astype(
+        "Float64"
+    )
     # A page that was touched for the first time lets the guest on to the next page: a few instructions.
     return float(after[faults["outcome"] == "FIXED"].median())
 

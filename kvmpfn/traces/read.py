@@ -63,6 +63,7 @@ MANY = 1 << 13
 """Rows from which a table of all threads is faster than sorting."""
 
 NOT_EVENT = "not an event"
+LOST = "lost events"
 TICKS = "time in clock ticks"
 TAIL = "rest of the event above"
 BACKWARD = "time runs backward"
@@ -93,6 +94,7 @@ class Skip(NamedTuple):
     cut: bool = False
     lost: int = 0
     losses: int = 0
+    cpu: int = -1
 
 
 class Reader:
@@ -231,6 +233,8 @@ class Reader:
                 self._skip(found.reason)
                 self._notes.lost += found.lost
                 self._notes.lost_unknown += found.losses
+                if found.reason == LOST:
+                    block.losses.append((line, found.cpu))
         return block.lines
 
     def _join(
@@ -285,7 +289,7 @@ class Reader:
             if isinstance(again, Event):
                 return again
             cut = found.cut or (found.reason == NOT_EVENT and text.endswith("="))
-            return Skip(found.reason, cut, found.lost, found.losses)
+            return found._replace(cut=cut)
         return found
 
     def _parse_plain(self, text: str) -> Event | Skip:
@@ -306,7 +310,7 @@ class Reader:
         if one := perf.traced(text):
             return self._traced(one)
         if loss := ftrace.LOST.search(text):
-            return _loss(loss[1])
+            return _loss(loss[2], int(loss[1]))
         if loss := perf.LOST.search(text):
             return _loss(loss[1] or loss[2])
         if ":" in text:
@@ -378,6 +382,10 @@ class Reader:
         notes = self._notes
         rows = np.flatnonzero(block.event[:kept] < len(EVENTS))
         self._events += len(rows)
+        if block.losses:
+            losses = np.array(block.losses, "i8")
+            losses[:, 0] = np.searchsorted(rows, losses[:, 0])
+            notes.losses = np.unique(losses, axis=0)
         if not len(rows):
             return
         self._origin = self._origin or 0  # from here on it must not change
@@ -444,9 +452,9 @@ def _last_of_each(pids: Any) -> list[int]:
     return sorted(found.tolist())
 
 
-def _loss(told: str | None) -> Skip:
+def _loss(told: str | None, cpu: int = -1) -> Skip:
     """Note events lost, how many if it is told."""
-    return Skip("lost events", lost=int(told)) if told else Skip("lost events", losses=1)
+    return Skip(LOST, lost=int(told), cpu=cpu) if told else Skip(LOST, losses=1, cpu=cpu)
 
 
 def _scanner(codes: Mapping[str, int]) -> Scanner:
@@ -477,7 +485,8 @@ def read_blocks(
     ----------
     path : path-like
         Text of ftrace, trace-cmd or perf, plain or packed by gzip, xz or zstd; a trace.dat or perf.data where
-        trace-cmd or perf is installed. What it is, is found in its bytes.
+        trace-cmd or perf is installed; or the Parquet that `convert` made of one, which comes as one
+        block. What it is, is found in its bytes.
     clock_hz : float, optional
         Rate of the clock, for recordings whose times are ticks.
     names : mapping of str to str, optional
@@ -495,6 +504,10 @@ def read_blocks(
     InputError
         The file is damaged, needs a program that is not installed, or has times in ticks of unknown rate.
     """
+    with Path(path).open("rb") as file:
+        if file.read(4) == PARQUET:
+            yield Records.from_parquet(path)
+            return
     source = Source(path, progress)
     reader = Reader(source.path.name, clock_hz, names)
     rest = b""
@@ -514,10 +527,7 @@ def read_records(
     names: Mapping[str, str] | None = None,
     progress: bool | None = None,
 ) -> Records:
-    """Read a whole recording, or the Parquet that `convert` made of one; see `read_blocks`."""
-    with Path(path).open("rb") as file:
-        if file.read(4) == PARQUET:
-            return Records.from_parquet(path)
+    """Read a whole recording; see `read_blocks`."""
     return Records.join(read_blocks(path, clock_hz=clock_hz, names=names, progress=progress))
 
 

@@ -45,6 +45,7 @@ EVENT_FIELDS: dict[str, tuple[str, ...]] = {
     "kvm_test_age_hva": ("start",),
     "kvm_mmu_split_huge_page": ("gfn", "spte", "level", "errno"),
     "kvm_inj_virq": ("vector",),
+    "inv_begin": (),
 }
 """The events that are read and what each carries; all others are counted as skipped."""
 
@@ -109,6 +110,8 @@ class Records:
         What was taken to be so though the text does not say it, and what looks odd, each with its count.
     lost : int
         Events known to be lost or overwritten; `lost_unknown` counts losses of unknown size.
+    losses : ndarray of int64, shape (losses, 2)
+        Event before which events were lost, and the CPU whose they were; -1 where the text does not tell it.
     origin_s : int
         Seconds to add to `time_ps`; not 0 only where 64 bits might not hold the time (53 days and more).
     """
@@ -129,6 +132,7 @@ class Records:
     guessed: Counter[str] = field(default_factory=Counter)
     lost: int = 0
     lost_unknown: int = 0
+    losses: Any = field(default_factory=lambda: np.zeros((0, 2), "i8"))
     origin_s: int = 0
 
     def __len__(self) -> int:
@@ -139,16 +143,18 @@ class Records:
         """Put blocks of one file together, in order."""
         whole = cls()
         columns: dict[str, list[Column]] = {name: [] for name in COLUMNS}
+        events = 0
         for block in blocks:
             for name, parts in columns.items():
                 parts.append(getattr(block, name))
-            whole.take_notes(block)
+            whole.take_notes(block, events)
+            events += len(block)
         for name, parts in columns.items():
             setattr(whole, name, np.concatenate(parts) if parts else np.zeros(0, COLUMNS[name]))
         return whole
 
-    def take_notes(self, block: Records) -> None:
-        """Add what was noted beside the events of a later block of the same file."""
+    def take_notes(self, block: Records, events: int) -> None:
+        """Add what was noted beside the events of a later block of the same file, after so many events."""
         for pid, task in block.tasks.items():
             self.name_task(pid, task)
         self.reasons = block.reasons
@@ -162,6 +168,7 @@ class Records:
         self.guessed += block.guessed
         self.lost += block.lost
         self.lost_unknown += block.lost_unknown
+        self.losses = np.concatenate([self.losses, block.losses + np.array([events, 0], dtype="i8")])
         self.origin_s = block.origin_s
 
     def name_task(self, pid: int, task: str) -> None:
@@ -206,6 +213,7 @@ class Records:
             tasks={int(pid): task for pid, task in notes.pop("tasks").items()},
             skipped=Counter(notes.pop("skipped")),
             guessed=Counter(notes.pop("guessed")),
+            losses=np.array(notes.pop("losses"), dtype="i8").reshape(-1, 2),
             **notes,
         )
         for name, kind in COLUMNS.items():
@@ -240,7 +248,7 @@ def write_parquet(path: str | os.PathLike[str], blocks: Iterable[Records]) -> Re
     kinds = {name: pa.from_numpy_dtype(kind) for name, kind in COLUMNS.items()}
     schema = pa.schema(kinds | {"event": pa.dictionary(pa.int32(), pa.string())})
     names = pa.array(EVENTS)
-    notes = Records()
+    notes, events = Records(), 0
     try:
         with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
             for group in _groups(blocks):
@@ -249,8 +257,10 @@ def write_parquet(path: str | os.PathLike[str], blocks: Iterable[Records]) -> Re
                 columns[list(COLUMNS).index("event")] = pa.DictionaryArray.from_arrays(codes, names)
                 if len(group):
                     writer.write_table(pa.table(columns, schema=schema))
-                notes.take_notes(group)
+                notes.take_notes(group, events)
+                events += len(group)
             kept = {name: value for name, value in vars(notes).items() if name not in COLUMNS}
+            kept["losses"] = notes.losses.tolist()
             writer.add_key_value_metadata({NOTES: json.dumps(kept)})
         beside.replace(place)
     finally:

@@ -5,25 +5,34 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from dataclasses import fields
+from collections.abc import Iterable, Mapping
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
-from statistics import median_high
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from kvmpfn import storms as storm_models
 from kvmpfn import workloads
-from kvmpfn.traces.bpftrace import is_preset, read_bpftrace
+from kvmpfn.traces.bpftrace import bpftrace_blocks, is_preset
 from kvmpfn.traces.counters import PAGE_SHIFT, Counters
-from kvmpfn.traces.faults import OUTCOMES, Assembly, Fault, Invalidation, assemble
-from kvmpfn.traces.read import read_records
+from kvmpfn.traces.faults import NAMES, OUTCOMES, Faults
+from kvmpfn.traces.follow import WHERE, WHY
+from kvmpfn.traces.machines import KINDS, MACHINES, access_kinds, machines
+from kvmpfn.traces.memslots import Memslots
+from kvmpfn.traces.read import read_blocks
 from kvmpfn.traces.records import ABSENT, CODE, EVENT_FIELDS, EVENTS, Records
+from kvmpfn.traces.storm_fit import fit_storm
 from kvmpfn.traces.tables import read_counters
-from kvmpfn.units import InputError, format_size, format_time, nearest
+from kvmpfn.traces.threads import vm_of
+from kvmpfn.units import InputError, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
+
+    from kvmpfn.scenario import Scenario
+    from kvmpfn.traces.fit import Fit
 
 PHASES = {
     "entry_to_gup": ("time_ps", "gup_ps"),
@@ -39,13 +48,21 @@ ACCESS_KIND = {"read": 0, "write": 1, "exec": 2, "unknown": 0}
 SIGNED_FIELDS = ("vcpu", "gfn", "level", "ret", "spurious", "fixed")
 ORDER = (
     "vcpu", "rip", "address", "error_code", "gfn", "pfn", "level", "ret", "old_spte", "new_spte",
-    "start", "end", "spurious", "fixed",
+    "start", "end", "spurious", "fixed", "reason", "info1", "info2", "ipa", "hsr",
 )  # fmt: skip
-NPT_ONLY = 32
-EPT_GVA_VALID = 7
-MMU_PRESENT = 11
-EVEN = 0.5
-"""Times whose middle nine tenths spread over less than this share of their mean count as even."""
+HUGE_SHIFT = 9
+"""4K pages of 2 MiB, as a power of two."""
+
+PLACES = ("unknown", "slot", "outside", "mmio")
+UNKNOWN, SLOT, OUTSIDE, MMIO = range(4)
+DEVICES = ((0xA0, 0x100), (0xFE000, 0x100000))
+"""Gfns that a PC keeps for devices and firmware: below 1 MiB, and the APICs and flash below 4 GiB."""
+
+UNTOLD = 0.01
+"""Share of faults whose outcome may be unknown in a share of retries."""
+
+INVALIDATORS = 3
+"""Invalidations of a thread that make a storm of it."""
 
 
 class Trace:
@@ -61,40 +78,87 @@ class Trace:
         ``"6.1"`` or ``"6.16"``: whose numbers RET_PF_* have (6.16's hold from 6.12 on).
     statistics : Counters or None
         Configuration and KVM's counters, if the text file was beside the recording.
-    skipped : dict of str to int
-        Lines that were not used, by reason.
-    lost : int
-        Events known to be lost or overwritten; `lost_unknown` counts losses of unknown size.
+    memslots : Memslots or None
+        Where guest memory lies in the host, as told or as of the CONFIG line.
     """
 
-    def __init__(self, name: str, kernel: str, lines: Records, statistics: Counters | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        kernel: str,
+        records: Records,
+        statistics: Counters | None = None,
+        memslots: Memslots | None = None,
+        faults: Faults | None = None,
+    ) -> None:
         self.name = name
         self.kernel = kernel
         self.statistics = statistics
-        self._lines = lines
-        self._slot = statistics.slot if statistics else None
+        self.memslots = _slots(memslots, statistics)
+        self._records = records
+        self._faults = Faults.of(records, self.memslots) if faults is None else faults
 
     def __repr__(self) -> str:
-        ended = ", ".join(f"{number:,d} {name}" for name, number in self._outcomes.items())
+        ended = ", ".join(f"{number:,d} {name}" for name, number in self.outcomes().items())
         return (
-            f"Trace {self.name!r}: {len(self._lines):,d} events of a kernel like {self.kernel}, "
-            f"{len(self._assembly.invalidations):,d} invalidations, faults: {ended or 'none'}"
+            f"Trace {self.name!r}: {self.used:,d} events of a kernel like {self.kernel}, "
+            f"{len(self._faults.call('start_ps')):,d} invalidations, faults: {ended or 'none'}"
         )
+
+    def summary(self, vm: int = 0) -> str:
+        """Say what was read, what happened, what cannot be known, and how to replay it.
+
+        Parameters
+        ----------
+        vm : int
+            Which VM is fitted; 0 is the one with most faults.
+        """
+        from kvmpfn.traces.report import summary
+
+        return summary(self, vm)
+
+    @property
+    def lines(self) -> int:
+        """Lines of the file."""
+        return self._records.lines
+
+    @property
+    def used(self) -> int:
+        """Events that were read."""
+        return self._faults.events
+
+    def saw(self, *events: str) -> bool:
+        """Whether one of some events was recorded at all."""
+        return self._faults.saw(*events)
 
     @property
     def skipped(self) -> dict[str, int]:
         """Lines that were not used, by reason."""
-        return dict(self._lines.skipped)
+        return dict(self._records.skipped)
 
     @property
     def lost(self) -> int:
         """Events known to be lost or overwritten."""
-        return self._lines.lost
+        return self._records.lost
 
     @property
     def lost_unknown(self) -> int:
         """Losses of unknown size."""
-        return self._lines.lost_unknown
+        return self._records.lost_unknown
+
+    @cached_property
+    def guessed(self) -> dict[str, int]:
+        """What was taken to be so though the recording does not say it, and how often."""
+        found = Counter(self._records.guessed)
+        _, vcpus = self._faults.thread_vcpus
+        here = {
+            "vCPU, by the order of threads": int(vcpus.sum()),
+            "VM, by the order and the names of threads": len(self._vms) if len(self.vms) > 1 else 0,
+            "access, by the bits of the error code alone": int(self._machines[1].sum()),
+            "outcome, by what was written": int(self._outcome[1].sum()),
+            "page of a device, by its address": int(self._places[1].sum()),
+        }
+        return dict(found) | {what: number for what, number in here.items() if number}
 
     @property
     def config(self) -> dict[str, str]:
@@ -104,41 +168,92 @@ class Trace:
     @property
     def whole(self) -> bool:
         """Whether the recording holds the run from its first mark to its last, with nothing lost."""
-        marks = self._lines.marks
+        marks = self._records.marks
         ends = bool(marks) and marks[0].endswith("_go") and marks[-1].endswith("_done")
         return ends and not self.lost and not self.lost_unknown
 
     @property
     def mmu(self) -> str:
-        """What error codes mean: ``"npt"``, ``"ept"`` or ``"unknown"``; a guess from the codes seen."""
-        codes = {fault.error_code for fault in self._assembly.faults}
-        if any(code >> NPT_ONLY for code in codes):
-            return "npt"
-        return "ept" if any(code >> EPT_GVA_VALID & 1 for code in codes) else "unknown"
-
-    @cached_property
-    def _assembly(self) -> Assembly:
-        return assemble(self._lines, self.kernel, self._slot)
+        """What most error codes mean: ``"npt"``, ``"ept"``, ``"shadow"``, ``"arm64"`` or ``"unknown"``."""
+        counts = np.bincount(self._machines[0], minlength=len(MACHINES))
+        return MACHINES[int(counts.argmax())] if len(self._faults) else "unknown"
 
     @property
-    def _outcomes(self) -> Counter[str]:
-        return Counter(fault.outcome for fault in self._assembly.faults if fault.outcome != "unfinished")
+    def duration_ps(self) -> int:
+        """Time from the first event to the last."""
+        return self._faults.last_ps - self._faults.first_ps
+
+    @cached_property
+    def _outcome(self) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
+        return self._faults.outcome(self.kernel)
+
+    @cached_property
+    def _machines(self) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
+        faults = self._faults
+        arm64 = faults.fault("event") == CODE["kvm_guest_fault"]
+        return machines(faults.fault("reason"), faults.fault("error_code"), arm64, self._records.reasons)
+
+    @cached_property
+    def _places(self) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
+        """Where each fault's page lies, and whether that is a guess."""
+        gfn, outcome = self._faults.gfn, self._outcome[0]
+        place = np.zeros(len(gfn), dtype=np.int8)
+        devices = np.zeros(len(gfn), dtype=np.bool_)
+        if self.memslots is not None:
+            place = np.where(self.memslots.place(gfn) >= 0, SLOT, OUTSIDE).astype(np.int8)
+        elif self.mmu in ("ept", "npt"):
+            for first, end in DEVICES:
+                devices |= (gfn >= first) & (gfn < end)
+        emulated = outcome == NAMES.index("EMULATE")
+        place[(place != SLOT) & (devices | emulated)] = MMIO
+        return place, devices & ~emulated
+
+    @cached_property
+    def _vcpu(self) -> NDArray[np.int64]:
+        """The vCPU of each fault."""
+        told = self._faults.fault("vcpu")
+        return np.where(told >= 0, told, self._faults.thread_vcpus[0][self._faults.fault("thread")])
+
+    @cached_property
+    def _vms(self) -> dict[tuple[int, int], int]:
+        """Each vCPU thread's VM, by thread id and vCPU; the VM with most faults is 0."""
+        faults = self._faults
+        pid, vcpu = faults.pid(faults.fault("thread")), self._vcpu
+        of_thread = faults.thread_vcpus[0]
+        pairs = {(faults.pids[number], int(of_thread[number])) for number in faults.vcpu_threads}
+        seen, counts = np.unique(np.column_stack([pid, vcpu]), axis=0, return_counts=True)
+        faulted = {(a, b): n for (a, b), n in zip(seen.tolist(), counts.tolist(), strict=True)}
+        pairs = {(a, b) for a, b in pairs if (a, b) in faulted or a not in {p for p, _ in faulted}}
+        found = vm_of(sorted(pairs | faulted.keys()), self._records.tasks)
+        total: Counter[int] = Counter()
+        for pair, vm in found.items():
+            total[vm] += faulted.get(pair, 0)
+        rank = {vm: place for place, vm in enumerate(sorted(total, key=lambda vm: (-total[vm], vm)))}
+        return {pair: rank[vm] for pair, vm in found.items()}
+
+    @cached_property
+    def _vm(self) -> NDArray[np.int64]:
+        """The VM of each fault."""
+        faults = self._faults
+        pid, vcpu = faults.pid(faults.fault("thread")), self._vcpu
+        seen, inverse = np.unique(np.column_stack([pid, vcpu]), axis=0, return_inverse=True)
+        vms = np.array([self._vms[a, b] for a, b in seen.tolist()], dtype=np.int64)
+        return vms[inverse.reshape(-1)] if len(vms) else np.zeros(0, dtype=np.int64)
 
     @cached_property
     def events(self) -> pd.DataFrame:
         """All events that were read, a row each, in the order of the file."""
-        import numpy as np
         import pandas as pd
 
-        lines = self._lines
-        event = lines.event
-        frame = pd.DataFrame({"time_ps": lines.time_ps})
-        pids = pd.Series(lines.pid)
-        frame["task"] = pids.map(lines.tasks).astype("category")
+        records = self._whole()
+        event = records.event
+        frame = pd.DataFrame({"time_ps": records.time_ps})
+        pids = pd.Series(records.pid)
+        frame["task"] = pids.map(records.tasks).astype("category")
         frame["pid"] = pids
-        frame["cpu"] = lines.cpu.astype("i8")
+        frame["cpu"] = records.cpu.astype("i8")
         frame["event"] = pd.Categorical.from_codes(event.astype("i1"), categories=pd.Index(EVENTS))
-        words = (lines.a, lines.b, lines.c, lines.d)
+        words = (records.a, records.b, records.c, records.d)
         for name in ORDER:
             values, known = np.zeros(len(event), "u8"), np.zeros(len(event), bool)
             for code, names in enumerate(EVENT_FIELDS.values()):
@@ -146,7 +261,7 @@ class Trace:
                     rows = event == code
                     values[rows] = words[names.index(name)][rows]
                     known |= rows
-            known &= values != ABSENT if name in ("vcpu", "rip") else True
+            known &= values != ABSENT if name in ("vcpu", "rip", "reason", "info1", "info2") else True
             kind = values.view("i8") if name in SIGNED_FIELDS else values
             frame[name] = pd.arrays.IntegerArray(kind, ~known)
         frame.attrs["units"] = {"time_ps": "ps"}
@@ -156,21 +271,46 @@ class Trace:
     def faults(self) -> pd.DataFrame:
         """All faults, a row each, in the order they began.
 
-        Columns: `time_ps` and `end_ps` (entry and return), `task`, `pid`, `vcpu`, `gfn`, `kind` (read, write,
-        exec, unknown), `error_code`, `outcome` (RET_PF_* less its prefix, ERROR, or ``unfinished`` where the
-        recording ends inside), `inferred`, `where` and `why` (for RETRY; see `kvmpfn.traces.faults`),
-        `level`, and the times of the probes. `why` is ``range``, ``false_range`` or ``seq``: whether the gfn
-        lay at the failed check in a range being invalidated, in the gap between two, or in neither.
+        Columns: `time_ps` and `end_ps` (entry and return), `task`, `pid`, `vm` and `vcpu`, `gfn`, `place`
+        (``slot`` or ``outside`` of a memslot; ``mmio``: KVM emulated it, or without a map the address is a
+        device's), `kind` (read, write, exec, unknown), `error_code`, `machine` (what the code means) and
+        whether that is `guessed`, `outcome` (RET_PF_* less its prefix; ERROR; ``unfinished`` where the
+        recording ends inside, ``unknown`` where nothing tells), whether that is `inferred`, `where` and `why`
+        (for RETRY; see `kvmpfn.traces.faults`), `level`, `pfn`, and the times of the probes, of the exit
+        before and of the entry after. `why` is ``range``, ``false_range`` or ``seq``: whether the gfn lay at
+        the failed check in a range being invalidated, in the gap between two, or in neither. `broken`: events
+        of the thread were lost since its fault before.
         """
         import pandas as pd
 
-        frame = _frame(self._assembly.faults, Fault).drop(columns="evidence")
-        frame.insert(2, "task", frame["pid"].map(self._lines.tasks).astype("category"))
-        kinds = [_access_kind(code, self.mmu) for code in set(frame["error_code"])]
-        kind_of = dict(zip(set(frame["error_code"]), kinds, strict=True))
-        frame.insert(6, "kind", pd.Series(frame["error_code"].map(kind_of), dtype="category"))
-        for name in ("outcome", "where", "why"):
-            frame[name] = frame[name].astype("category")
+        faults = self._faults
+        outcome, inferred = self._outcome
+        where, why = faults.places(outcome)
+        machine, guessed = self._machines
+        pid = faults.pid(faults.fault("thread"))
+        error_code = faults.fault("error_code")
+        frame = pd.DataFrame({"time_ps": faults.fault("time_ps"), "pid": pid})
+        frame.insert(1, "task", frame["pid"].map(self._records.tasks).astype("category"))
+        frame["vm"], frame["vcpu"], frame["gfn"] = self._vm, self._vcpu, faults.gfn
+        frame["place"] = _named(self._places[0], PLACES)
+        frame["kind"] = _named(access_kinds(machine, error_code), KINDS)
+        frame["error_code"] = error_code.view(np.uint64)
+        frame["machine"], frame["guessed"] = _named(machine, MACHINES), guessed
+        for name in (
+            "exit_ps",
+            "gup_ps",
+            "faultin_ps",
+            "stale_ps",
+            "map_ps",
+            "end_ps",
+            "entry_ps",
+            "level",
+            "pfn",
+        ):
+            frame[name] = _optional(faults.fault(name))
+        frame["outcome"], frame["inferred"] = _named(outcome, NAMES), inferred
+        frame["where"], frame["why"] = _named(where, WHERE), _named(why, WHY)
+        frame["broken"] = faults.fault("broken") > 0
         frame.attrs["units"] = {name: "ps" for name in frame.columns if name.endswith("_ps")}
         return frame
 
@@ -180,52 +320,154 @@ class Trace:
 
         Columns: `start_ps` (the start call), `start_ret_ps` (its return), `end_ps` (the end call), `seq_ps`
         (sequence number about to move; kernels that inline it have none), `end_ret_ps`, the thread, the range
-        in host addresses, and in gfns where it meets the data slot of the CONFIG line.
-        """
-        frame = _frame(self._assembly.invalidations, Invalidation)
-        frame.insert(1, "task", frame["pid"].map(self._lines.tasks).astype("category"))
-        frame.attrs["units"] = {
-            name: "ps" if name.endswith("_ps") else "B"
-            for name in frame.columns
-            if "_ps" in name or "hva" in name
-        }
-        return frame
-
-    @cached_property
-    def accesses(self) -> pd.DataFrame:
-        """What the guest asked for: consecutive faults of one vCPU on one gfn, until not RETRY, are one row.
-
-        A gfn that faults again after it was resolved is another access. `think_ps` is the time from the
-        handler's return for one access to the first fault of the next, so it holds the entry, the guest and
-        the exit.
+        in host addresses, its `span` in bytes, the `hold_ps` from the start's return to the end's call where
+        both were recorded, the range in gfns where it meets a memslot, and how many entries its thread
+        changed until the start's return.
         """
         import pandas as pd
 
-        rows: list[dict[str, Any]] = []
-        last: dict[int, dict[str, Any]] = {}
-        mmu = self.mmu
-        for fault in self._assembly.faults:
-            row = last.get(fault.vcpu)
-            if row is None or row["outcome"] != "RETRY" or row["gfn"] != fault.gfn:
-                think = 0 if row is None or row["end_ps"] < 0 else fault.time_ps - row["end_ps"]
-                row = {
-                    "time_ps": fault.time_ps,
-                    "end_ps": -1,
-                    "vcpu": fault.vcpu,
-                    "gfn": fault.gfn,
-                    "kind": _access_kind(fault.error_code, mmu),
-                    "think_ps": think,
-                    "tries": 0,
-                    "outcome": "",
-                }
-                rows.append(row)
-                last[fault.vcpu] = row
-            row["end_ps"], row["outcome"] = fault.end_ps, fault.outcome
-            row["tries"] += 1
-        names = ["time_ps", "end_ps", "vcpu", "gfn", "kind", "think_ps", "tries", "outcome"]
-        frame = pd.DataFrame(rows, columns=names)
-        frame["end_ps"] = frame["end_ps"].astype("Int64").where(frame["end_ps"] >= 0)
-        frame.attrs["units"] = {name: "ps" for name in names if name.endswith("_ps")}
+        faults = self._faults
+        frame = pd.DataFrame({"start_ps": faults.call("start_ps"), "pid": faults.pid(faults.call("thread"))})
+        frame.insert(1, "task", frame["pid"].map(self._records.tasks).astype("category"))
+        for name in ("hva_start", "hva_end"):
+            frame[name] = faults.call(name).view(np.uint64)
+        for name in ("start_ret_ps", "end_ps", "seq_ps", "end_ret_ps", "gfn_start", "gfn_end"):
+            frame[name] = _optional(faults.call(name))
+        frame["span"] = frame["hva_end"] - frame["hva_start"]
+        frame["hold_ps"] = frame["end_ps"] - frame["start_ret_ps"]
+        frame["zapped"] = faults.call("zapped")
+        units = {name: "ps" for name in frame.columns if "_ps" in name}
+        frame.attrs["units"] = units | dict.fromkeys(("hva_start", "hva_end", "span"), "B")
+        return frame
+
+    @cached_property
+    def threads(self) -> pd.DataFrame:
+        """All threads of the recording, a row each: `pid`, `task`, and for those of vCPUs `vm` and `vcpu`.
+
+        `faults` and `invalidations` count what they did; threads that did neither help.
+        """
+        import pandas as pd
+
+        faults, records = self._faults, self._records
+        rows = [[pid, vm, vcpu] for (pid, vcpu), vm in self._vms.items()]
+        others = sorted(set(faults.pids) - {pid for pid, _ in self._vms})
+        frame = pd.DataFrame(rows + [[pid, None, None] for pid in others], columns=["pid", "vm", "vcpu"])
+        frame = frame.astype({"vm": "Int64", "vcpu": "Int64"}).sort_values(["vm", "vcpu", "pid"])
+        frame.insert(1, "task", frame["pid"].map(records.tasks))
+        pid = faults.pid(faults.fault("thread"))
+        counts = Counter(zip(pid.tolist(), self._vcpu.tolist(), strict=True))
+        calls = Counter(faults.pid(faults.call("thread")).tolist())
+        pairs = zip(frame["pid"], frame["vcpu"].fillna(-1), strict=True)
+        frame["faults"] = [counts[a, int(b)] for a, b in pairs]
+        frame["invalidations"] = [calls[a] for a in frame["pid"]]
+        return frame.reset_index(drop=True)
+
+    @cached_property
+    def vms(self) -> pd.DataFrame:
+        """The VMs, a row each, that with most faults first: `vcpus`, `faults`, distinct `pages`."""
+        import pandas as pd
+
+        vcpus = Counter(self._vms.values())
+        vm, gfn = self._vm, self._faults.gfn
+        rows = [[vcpus[one], int((vm == one).sum()), len(np.unique(gfn[vm == one]))] for one in sorted(vcpus)]
+        return pd.DataFrame(rows, columns=["vcpus", "faults", "pages"]).rename_axis("vm")
+
+    @cached_property
+    def accesses(self) -> pd.DataFrame:
+        """What the guests asked for: consecutive faults of one vCPU on one gfn, until not RETRY, are one row.
+
+        A gfn that faults again after it was resolved is another access. `think_ps` is the time to the first
+        fault of an access from the one before it: from its handler's return, else from the guest's entry,
+        else, where neither was recorded, from the fault itself (then it holds that fault). So it holds the
+        entry, the guest and the exit. It is missing for a vCPU's first access and where events of it were
+        lost.
+        """
+        import pandas as pd
+
+        faults = self._faults
+        vm, vcpu, gfn, time = self._vm, self._vcpu, faults.gfn, faults.fault("time_ps")
+        outcome = self._outcome[0]
+        order = np.lexsort((np.arange(len(gfn)), vcpu, vm))
+        first = np.ones(len(order), dtype=np.bool_)
+        before, after = order[:-1], order[1:]
+        same_vcpu = (vm[before] == vm[after]) & (vcpu[before] == vcpu[after])
+        goes_on = same_vcpu & (gfn[before] == gfn[after]) & (outcome[before] == NAMES.index("RETRY"))
+        first[1:] = ~goes_on
+        left = np.where(faults.fault("end_ps") >= 0, faults.fault("end_ps"), faults.fault("entry_ps"))
+        left = np.where(left >= 0, left, time)
+        broken = faults.fault("broken") > 0
+        think = np.full(len(order), -1, dtype=np.int64)
+        chained = same_vcpu & ~broken[after]
+        think[1:][chained] = np.maximum(time[after] - left[before], 0)[chained]
+        begin = np.flatnonzero(first)
+        last = np.append(begin, len(order))[1:] - 1
+        head, tail = order[begin], order[last]
+        machine = self._machines[0]
+        frame = pd.DataFrame(
+            {
+                "time_ps": time[head],
+                "end_ps": _optional(faults.fault("end_ps")[tail]),
+                "vm": vm[head],
+                "vcpu": vcpu[head],
+                "gfn": gfn[head],
+                "place": _named(self._places[0][head], PLACES),
+                "kind": _named(access_kinds(machine, faults.fault("error_code"))[head], KINDS).astype("str"),
+                "think_ps": _optional(think[begin]),
+                "tries": last - begin + 1,
+                "outcome": _named(outcome[tail], NAMES).astype("str"),
+            }
+        )
+        frame = frame.iloc[np.argsort(head, kind="stable")].reset_index(drop=True)
+        frame.attrs["units"] = {name: "ps" for name in frame.columns if name.endswith("_ps")}
+        return frame
+
+    def over_time(self, bins: int = 100) -> pd.DataFrame:
+        """Return what happened in each of some equal stretches of the recording.
+
+        Parameters
+        ----------
+        bins : int
+            How many.
+
+        Returns
+        -------
+        DataFrame
+            A row a stretch: its start `time_ps`, the `faults` taken, the `retries` among them,
+            `invalidations`, the distinct `pages` that faulted and those that were `new_pages`; `working_set`
+            counts all pages so far, and `faults_per_s`, `retry_share` and `invalidations_per_s` are rates.
+        """
+        import pandas as pd
+
+        if type(bins) is not int or bins < 1:
+            raise InputError(f"bins: {bins!r} is not a whole number of at least 1; nearest is 1")
+        faults = self._faults
+        begin = faults.first_ps
+        width = max(1, -(-(self.duration_ps + 1) // bins))
+
+        def stretch(times: NDArray[np.int64]) -> NDArray[np.int64]:
+            return np.clip((times - begin) // width, 0, bins - 1)
+
+        at = stretch(faults.fault("time_ps"))
+        retried = self._outcome[0] == NAMES.index("RETRY")
+        page = np.unique(np.column_stack([self._vm, faults.gfn]), axis=0, return_inverse=True)[1].reshape(-1)
+        seen = np.unique(np.column_stack([at, page]), axis=0)[:, 0]
+        new = at[np.unique(page, return_index=True)[1]] if len(page) else page
+        frame = pd.DataFrame({"time_ps": np.arange(bins, dtype=np.int64) * width})
+        for name, where in (
+            ("faults", at),
+            ("retries", at[retried]),
+            ("invalidations", stretch(faults.call("start_ps"))),
+            ("pages", seen),
+            ("new_pages", new),
+        ):
+            frame[name] = np.bincount(where, minlength=bins)
+        frame["working_set"] = frame["new_pages"].cumsum()
+        frame["faults_per_s"] = frame["faults"] * (1e12 / width)
+        frame["invalidations_per_s"] = frame["invalidations"] * (1e12 / width)
+        unknown = np.bincount(at[self._outcome[0] == NAMES.index("unknown")], minlength=bins)
+        known = (frame["faults"] > 0) & (unknown <= UNTOLD * frame["faults"])
+        frame["retry_share"] = frame["retries"] / frame["faults"].where(known)
+        frame.attrs["units"] = {"time_ps": "ps", "faults_per_s": "1/s", "invalidations_per_s": "1/s"}
         return frame
 
     def counters(self) -> pd.Series[int]:
@@ -238,7 +480,10 @@ class Trace:
         """Return how many of the recorded faults ended in each outcome, most frequent first."""
         import pandas as pd
 
-        return pd.Series(dict(self._outcomes.most_common()), dtype="int64", name="outcomes")
+        counts = np.bincount(self._outcome[0], minlength=len(NAMES)).tolist()
+        found = Counter({name: number for name, number in zip(NAMES, counts, strict=True) if number})
+        found.pop("unfinished", None)
+        return pd.Series(dict(found.most_common()), dtype="int64", name="outcomes")
 
     def phases(self, outcome: str = "FIXED") -> pd.DataFrame:
         """Return how long the phases of the faults with one outcome took.
@@ -264,29 +509,52 @@ class Trace:
         frame.attrs["units"] = dict.fromkeys(("median", "mean", "p90"), "us")
         return frame
 
-    def replay_gfns(self) -> dict[int, int]:
-        """Return where each recorded gfn lies in the memory of a replay.
+    def replay_gfns(self, vm: int = 0) -> dict[int, int]:
+        """Return where each recorded gfn of a VM lies in the memory of a replay.
 
-        The data slot comes first, page for page; pages outside it (the guest's code and page tables) follow
-        in the order of their addresses. Without a CONFIG line gfns stay as they are.
+        The memslots come first, page for page; pages outside them (the recorder's guest's code and page
+        tables) follow in the order of their addresses. Without a map the 2 MiB in which no page faulted are
+        left out, and within the others pages lie as they did. Pages of devices have none: nothing is mapped
+        there.
         """
-        gfns = sorted({fault.gfn for fault in self._assembly.faults})
-        if self._slot is None:
-            return {gfn: gfn for gfn in gfns}
-        first, _, pages = self._slot
-        places = {gfn: gfn - first for gfn in gfns if first <= gfn < first + pages}
-        outside = [gfn for gfn in gfns if gfn not in places]
-        return places | {gfn: pages + place for place, gfn in enumerate(outside)}
+        gfns = np.unique(self._faults.gfn[(self._vm == vm) & (self._places[0] != MMIO)])
+        if self.memslots is None:
+            _, region = np.unique(gfns >> HUGE_SHIFT, return_inverse=True)
+            places = (region.reshape(-1) << HUGE_SHIFT) + (gfns & (1 << HUGE_SHIFT) - 1)
+            return dict(zip(gfns.tolist(), places.tolist(), strict=True))
+        places = self.memslots.place(gfns)
+        outside = places < 0
+        places[outside] = self.memslots.total + np.arange(int(outside.sum()))
+        return dict(zip(gfns.tolist(), places.tolist(), strict=True))
 
     @property
     def replay_bytes(self) -> int:
         """Memory that a scenario needs for `workload`."""
         last = max(self.replay_gfns().values(), default=-1) + 1
-        pages = self._slot[2] if self._slot else 0
-        return max(last, pages) << PAGE_SHIFT
+        return max(last, self.memslots.total if self.memslots else 0) << PAGE_SHIFT
 
-    def workload(self, *, think: bool = True) -> workloads.Workload:
-        """Return the recorded accesses as a workload.
+    def replay_accesses(self, vm: int = 0) -> pd.DataFrame:
+        """Return the accesses of a VM that are replayed: `vcpu`, `page` (of the replay), `kind`, `think_ps`.
+
+        A vCPU's first access comes as long after the VM's first as it did; other missing times to think,
+        where events were lost, are 0. Accesses to pages of devices are left out.
+        """
+        frame = self.accesses
+        frame = frame[(frame["vm"] == vm) & (frame["place"] != "mmio")]
+        first = ~frame["vcpu"].duplicated()
+        waited = (frame["time_ps"] - frame["time_ps"].min()).where(first, 0)
+        page = frame["gfn"].map(self.replay_gfns(vm)).astype("int64")
+        columns = {
+            "vcpu": frame["vcpu"],
+            "page": page,
+            "kind": frame["kind"].map(ACCESS_KIND).astype("int64"),
+        }
+        return frame[[]].assign(
+            **columns, think_ps=frame["think_ps"].mask(first, waited).fillna(0).astype("int64")
+        )
+
+    def workload(self, *, think: bool = True, vm: int = 0) -> workloads.Workload:
+        """Return the recorded accesses of a VM as a workload.
 
         Retries are outcomes of the recorded kernel, not input: see `accesses`. Gfns are those of
         `replay_gfns`, and the scenario's memory must have `replay_bytes`.
@@ -296,142 +564,201 @@ class Trace:
         think : bool
             Whether the times between accesses are replayed too; they hold the recording's own entries and
             exits, in the recording's clock.
+        vm : int
+            Which VM; 0 is the one with most faults.
         """
-        places = self.replay_gfns()
-        frame = self.accesses
-        vcpus: dict[int, list[tuple[int, int, int]]] = {vcpu: [] for vcpu in sorted(frame["vcpu"].unique())}
-        columns = (frame[name].tolist() for name in ("vcpu", "gfn", "kind", "think_ps"))
-        for vcpu, gfn, kind, pause in zip(*columns, strict=True):
-            vcpus[vcpu].append((places[gfn], ACCESS_KIND[kind], pause if think else 0))
-        return workloads.replay(vcpus=tuple(tuple(accesses) for accesses in vcpus.values()))
+        return as_replay(self.replay_accesses(vm), think=think)
 
     def storms(self) -> list[storm_models.Storm]:
-        """Return a fitted storm for each thread that invalidated the data slot at least three times.
+        """Return a fitted storm for each thread that invalidated guest memory at least three times.
 
-        The CONFIG line tells a periodic storm from a closed loop. Without it the times do: even pauses
-        between an end and the next start make a closed loop, even gaps between starts a periodic storm; else
-        arrivals are Poisson. Span and hold are medians; a hold runs from the start's return to the end call.
+        The CONFIG line tells a periodic storm from a closed loop. Without it the times do: see
+        `kvmpfn.traces.storm_fit`. Span and hold are medians; a hold runs from the start's return to the end
+        call.
         """
-        threads: dict[int, list[Invalidation]] = {}
-        for one in self._assembly.invalidations:
-            if one.gfn_start >= 0 or self._slot is None:
-                threads.setdefault(one.pid, []).append(one)
-        return [self._fit(calls) for calls in threads.values() if len(calls) >= 3]
-
-    def _fit(self, calls: list[Invalidation]) -> storm_models.Storm:
-        """Fit one thread's invalidations."""
-        span = format_size(median_high(one.hva_end - one.hva_start for one in calls))
-        held = [one.end_ps - one.start_ret_ps for one in calls if one.end_ps >= 0 <= one.start_ret_ps]
-        hold = format_time(median_high(held) if held else 0)
-        gaps = [after.start_ps - before.start_ps for before, after in pairwise(calls)]
-        pauses = [
-            after.start_ps - before.end_ret_ps for before, after in pairwise(calls) if before.end_ret_ps >= 0
-        ]
         asked = float(self.config.get("rate", 0))
-        even_pauses = bool(pauses) and _width(pauses) < min(_width(gaps), EVEN * sum(pauses) / len(pauses))
-        if asked < 0 or (not asked and even_pauses):
-            think = format_time(max(0, median_high(pauses)))
-            return storm_models.closed_loop(think=think, span=span, hold=hold, action="madvise")
-        mean = sum(gaps) / len(gaps)
-        even = asked > 0 or _width(gaps) < EVEN * mean
-        shape = storm_models.periodic if even else storm_models.poisson
-        return shape(rate=f"{1e12 / mean:.3f}/s", span=span, hold=hold, action="madvise")
+        return [fit_storm(calls, asked, self.memslots) for calls in self.storm_calls()]
+
+    def storm_calls(self) -> list[pd.DataFrame]:
+        """Return the invalidations that `storms` is fitted to, a table a thread."""
+        calls = self.invalidations
+        if self.memslots is not None:
+            calls = calls[calls["gfn_start"].notna()]
+        groups = (group for _, group in calls.groupby("pid", sort=False))
+        return [group for group in groups if len(group) >= INVALIDATORS and group["start_ps"].nunique() > 1]
+
+    def scenario(self, *, vm: int = 0, host: Any = None, **fields: Any) -> Scenario:
+        """Return the scenario that replays a VM's accesses one by one; see `kvmpfn.traces.replay`.
+
+        Parameters
+        ----------
+        vm : int
+            Which VM; 0 is the one with most faults.
+        host : str or Host, optional
+            Whose costs hold; of a recording with all probes the fault path's are the recording's own.
+        **fields
+            Other fields of `Scenario`.
+        """
+        from kvmpfn.traces.replay import replay
+
+        return replay(self, vm=vm, host=host, **fields)
+
+    def to_parquet(self, path: str | os.PathLike[str]) -> None:
+        """Write the events into a Parquet file, which `read_trace` reads, and much faster than text.
+
+        Parameters
+        ----------
+        path : path-like
+            The file; it appears whole or not at all.
+        """
+        self._whole().to_parquet(path)
+
+    def _whole(self) -> Records:
+        """Return the events, if they were kept."""
+        if len(self._records) != self.used:
+            raise InputError(
+                f"{self.name}: events were not kept; nearest valid: read_trace(..., events=True)"
+            )
+        return self._records
+
+    def fit(self, *, vm: int = 0, host: Any = None) -> Fit:
+        """Return generators that behave like the recording, and can be scaled; see `kvmpfn.traces.fit`.
+
+        Parameters
+        ----------
+        vm : int
+            Which VM; 0 is the one with most faults.
+        host : str or Host, optional
+            Whose costs hold; of a recording with all probes the fault path's are the recording's own.
+        """
+        from kvmpfn.traces.fit import fit
+
+        return fit(self, vm=vm, host=host)
 
 
-def _width(values: list[int]) -> int:
-    """Return the distance between the 5th and the 95th percentile."""
-    cut = len(values) // 20
-    middle = sorted(values)[cut : len(values) - cut]
-    return middle[-1] - middle[0]
+def as_replay(frame: pd.DataFrame, *, think: bool = True) -> workloads.Workload:
+    """Make a workload of a table of accesses, columns as of `Trace.replay_accesses`."""
+    vcpus: list[Any] = []
+    for _, rows in frame.groupby("vcpu"):
+        pauses = rows["think_ps"] if think else rows["think_ps"] * 0
+        columns = (column.tolist() for column in (rows["page"], rows["kind"], pauses))
+        vcpus.append(tuple(zip(*columns, strict=True)))
+    return workloads.replay(vcpus=tuple(vcpus))
 
 
 def read_trace(
-    path: str | os.PathLike[str] | Records, *, kernel: str | None = None, clock_hz: float | None = None
+    path: str | os.PathLike[str] | Records,
+    *,
+    kernel: str | None = None,
+    memslots: Memslots | pd.DataFrame | str | os.PathLike[str] | Iterable[Any] | None = None,
+    names: Mapping[str, str] | None = None,
+    clock_hz: float | None = None,
+    events: bool = True,
+    progress: bool | None = None,
 ) -> Trace:
-    """Read a recording: ftrace text, plain or gzip, and the run's text file beside it if there is one.
+    """Read a recording, whatever its format, and the run's text file beside it if there is one.
 
     Parameters
     ----------
     path : path-like or Records
         The recording, for instance ``NAME.trace.gz``; ``NAME.txt`` beside it tells the set-up and counters.
-        Or events that were read, as by `kvmpfn.read_bpftrace` with a pattern of the user's.
+        `kvmpfn.traces.read.read_blocks` says which formats there are. Or events that were read, as by
+        `kvmpfn.read_bpftrace` with a pattern of the user's.
     kernel : str, optional
         Kernel version recorded, such as ``"6.1"``; found from the entries' empty value, else from the name of
         the folder, if not given.
+    memslots : DataFrame, path-like or iterable, optional
+        Where guest memory lies in the host: `gfn`, `hva` and `pages` of each memslot, as a table, a CSV file
+        or triples (see `Memslots`). The CONFIG line of the text file, if there is one, holds else.
+    names : mapping of str to str, optional
+        Events by the names that the recording has for them, such as ``{"my_ret": "pf_ret"}``.
     clock_hz : float, optional
-        Rate of the recording's clock, for times in ticks.
+        Rate of the clock, for recordings whose times are ticks.
+    events : bool
+        Whether to keep the events too. If not, memory grows with the faults and invalidations only.
+    progress : bool, optional
+        Whether to show a bar; by default only on a terminal.
 
     Returns
     -------
     Trace
         The recording.
     """
+    source = Path("records" if isinstance(path, Records) else path)
+    statistics = None if isinstance(path, Records) else _beside(source)
+    slots = _slots(memslots, statistics)
     if isinstance(path, Records):
-        return Trace("records", _kernel(kernel, path, Path("records")), path, None)
-    file = Path(path)
+        blocks: Iterable[Records] = [path]
+    elif is_preset(source):
+        blocks = bpftrace_blocks(source, progress=progress)
+    else:
+        blocks = read_blocks(source, clock_hz=clock_hz, names=names, progress=progress)
+    faults, notes, kept = Faults(slots), Records(), []
+    for block in blocks:
+        faults.feed_records(block)
+        if events:
+            kept.append(block)
+        else:
+            notes.take_notes(block, faults.events - len(block))
+    if not faults.events:
+        raise InputError(f"{source.name}: no event of KVM in it; nearest valid: text of the ftrace buffer")
+    records = Records.join(kept) if events else notes
+    return Trace(source.name, _kernel(kernel, faults, source), records, statistics, slots, faults)
+
+
+def _beside(file: Path) -> Counters | None:
+    """Read the run's text file; another file may have its name, such as a recording's text."""
     if not file.is_file():
         there = [one.name for one in sorted(file.parent.glob("*.trace*"))] if file.parent.is_dir() else []
         near = nearest(file.name, there) if there else "none"
         raise InputError(f"{file.name}: no such recording; nearest valid: {near}")
-    lines = read_bpftrace(file) if is_preset(file) else read_records(file, clock_hz=clock_hz)
-    if not len(lines):
-        raise InputError(f"{file.name}: no event of KVM in it; nearest valid: text of the ftrace buffer")
-    text = file.with_name(re.sub(r"(\.trace)?(\.txt|\.dat)?(\.gz)?$", "", file.name, count=1) + ".txt")
-    statistics = _summary(text) if text.is_file() and text != file else None
-    return Trace(file.name, _kernel(kernel, lines, file), lines, statistics)
-
-
-def _summary(text: Path) -> Counters | None:
-    """Read the run's text file; another file may have its name, such as a recording's text."""
+    stem = re.sub(r"(\.trace)?(\.txt|\.dat)?(\.gz|\.xz|\.zst)?$", "", file.name, count=1)
+    text = file.with_name(f"{stem}.txt")
+    if not text.is_file() or text == file:
+        return None
     try:
         return read_counters(text)
     except InputError:
         return None
 
 
-def _kernel(given: str | None, lines: Records, file: Path) -> str:
+def _slots(given: Any, statistics: Counters | None) -> Memslots | None:
+    """Return the map of memory: the one given, or that of the CONFIG line."""
+    if given is not None:
+        return Memslots(given)
+    if statistics is None or statistics.slot is None:
+        return None
+    gfn, page, pages = statistics.slot
+    return Memslots([(gfn, page << PAGE_SHIFT, pages)])
+
+
+def _kernel(given: str | None, faults: Faults, file: Path) -> str:
     """Say whose numbers the returns have: told, seen in the first entry made, or in the folder's name."""
     if given is not None:
         found = re.fullmatch(r"v?(\d+)\.(\d+)(?:\..*)?", given)
         if found is None or int(found[1]) < 6:
             raise InputError(f"kernel={given!r}: not a version; nearest valid: {' or '.join(OUTCOMES)}")
         return "6.1" if (int(found[1]), int(found[2])) < (6, 12) else "6.16"
-    changed = lines.c[lines.event == CODE["kvm_tdp_mmu_spte_changed"]].tolist()
-    empty = next((old for old in changed if not old >> MMU_PRESENT & 1), None)
-    if empty is not None:
-        return "6.16" if empty >> 63 else "6.1"
+    if faults.empty_entry is not None:
+        return "6.16" if faults.empty_entry < 0 else "6.1"
     folder = file.resolve().parent.name
     for name in reversed(OUTCOMES):
         if folder.endswith((name, name.replace(".", ""))):
             return name
-    if not (lines.event == CODE["pf_ret"]).any():
+    if not faults.saw("pf_ret"):
         return "6.16"
     raise InputError(f"{file.name}: kernel unknown; nearest valid: kernel='6.1' or kernel='6.16'")
 
 
-def _access_kind(code: int, mmu: str) -> str:
-    """Read the kind of access from an error code."""
-    if mmu == "npt":
-        return "exec" if code >> 4 & 1 else "write" if code >> 1 & 1 else "read"
-    if mmu == "ept":
-        return "exec" if code >> 2 & 1 else "write" if code >> 1 & 1 else "read"
-    return "unknown"
-
-
-def _frame(rows: list[Any], kind: type) -> pd.DataFrame:
-    """Make a table of records; numbers of -1 mean that nothing told them."""
+def _named(codes: NDArray[np.int8], names: tuple[str, ...]) -> Any:
+    """Return codes as a category of their names."""
     import pandas as pd
 
-    frame = pd.DataFrame({one.name: [getattr(row, one.name) for row in rows] for one in fields(kind)})
-    for name in ("gup_ps", "faultin_ps", "stale_ps", "map_ps", "end_ps", "level"):
-        _optional(frame, name)
-    for name in ("start_ret_ps", "seq_ps", "end_ret_ps", "gfn_start", "gfn_end"):
-        _optional(frame, name)
-    return frame
+    return pd.Categorical.from_codes(codes, categories=pd.Index(names))
 
 
-def _optional(frame: pd.DataFrame, name: str) -> None:
-    """Turn -1 into a missing value."""
-    if name in frame.columns:
-        column = frame[name].astype("Int64")
-        frame[name] = column.mask(column < 0)
+def _optional(values: NDArray[np.int64]) -> Any:
+    """Return numbers of which -1 means that nothing told them."""
+    import pandas as pd
+
+    return pd.arrays.IntegerArray(values.copy(), values < 0)
