@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+EVENT_ROWS = 1_000_000
+"""Rows of the step log that ``run --events`` keeps: 40 MB."""
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -89,18 +92,36 @@ def run(
     changes: Changes = None,
     until: Until = None,
     output: Annotated[Path | None, typer.Option(help="Write the run to this Parquet file.")] = None,
+    events: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write what happened step by step to this file: NAME.trace (ftrace text), NAME.dat (for "
+            "trace-cmd and KernelShark), NAME.json (for the Perfetto UI) or NAME.parquet."
+        ),
+    ] = None,
+    log: Annotated[
+        int | None,
+        typer.Option(metavar="ROWS", min=1, help="Steps that --events keeps; 1000000 if not given."),
+    ] = None,
     explain: Explain = None,
     as_json: Json = False,
 ) -> None:
     """Simulate one scenario, or what a KVM selftest would run, and say what was found."""
     what = _chosen(scenario, selftest, phase, changes, until)
     _check_output(output)
+    if log is not None and events is None:
+        raise InputError(
+            "--log: keeps rows for --events FILE, which is missing; leave it out, or name a file"
+        )
+    rows = _check_events(events, log)
     from kvmpfn.simulator import simulate
 
-    result = simulate(what)
+    result = simulate(what, log=rows)
     if output:
         result.to_parquet(output)
-    _show_run(result, explain, as_json)
+    if events:
+        result.write_events(events)
+    _show_run(result, explain, as_json, rows)
 
 
 @app.command()
@@ -225,6 +246,60 @@ def check(
         print("\n\n".join(repr(verdict) for verdict in verdicts))
     if not all(verdict.safe for verdict in verdicts):
         raise typer.Exit(3)
+
+
+@app.command()
+def trace(
+    recording: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Text of ftrace, trace-cmd or perf, however packed.")
+    ],
+    memslots: Annotated[
+        Path | None, typer.Option(help="CSV of gfn, hva and pages: where guest memory lies in the host.")
+    ] = None,
+    kernel: Annotated[str | None, typer.Option(help="Kernel recorded, such as 6.1 or 6.16.")] = None,
+    clock_hz: Annotated[float | None, typer.Option(help="Rate of a clock that counts ticks.")] = None,
+    vm: Annotated[int, typer.Option(help="Which VM to fit and replay; 0 has most faults.")] = 0,
+    vcpus: Annotated[str | None, typer.Option(help="vCPUs of --fit: a number, or 4x as recorded.")] = None,
+    storm: Annotated[str, typer.Option(help="How much more frequent --fit invalidates, such as 10x.")] = "1x",
+    replay: Annotated[
+        Path | None, typer.Option(help="Write the recorded accesses as a scenario to this file.")
+    ] = None,
+    fit: Annotated[Path | None, typer.Option(help="Write the fitted scenario to this file.")] = None,
+    quality: Annotated[
+        bool, typer.Option("--quality", help="Simulate both, and say how like the recording they are.")
+    ] = False,
+    parquet: Annotated[Path | None, typer.Option(help="Write the events to this Parquet file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a recording of KVM's faults holds, and make scenarios of it."""
+    for path in (replay, fit, parquet):
+        _check_output(path)
+    from kvmpfn.traces import read_trace
+    from kvmpfn.traces.report import describe
+
+    one = read_trace(
+        recording, kernel=kernel, memslots=memslots, clock_hz=clock_hz, events=parquet is not None
+    )
+    table = one.fit(vm=vm).quality() if quality else None
+    scenarios = [(replay, one.scenario(vm=vm))] if replay else []
+    if fit:
+        count = int(vcpus) if vcpus and vcpus.isdecimal() else vcpus
+        scenarios.append((fit, one.fit(vm=vm).scenario(vcpus=count, storm=storm)))
+    elif vcpus or storm != "1x":
+        raise InputError("--vcpus, --storm: belong to --fit; nearest is --fit fit.toml")
+    for path, scenario in scenarios:
+        _write_text(scenario.to_json() if path.suffix == ".json" else scenario.to_toml(), path)
+    if parquet:
+        one.to_parquet(parquet)
+    if as_json:
+        found = describe(one, vm)
+        if table is not None:
+            found["quality"] = json.loads(table.reset_index().to_json(orient="records"))
+        _print_json(found)
+        return
+    print(one.summary(vm))
+    if table is not None:
+        print(f"\n{table.to_string(float_format=lambda number: f'{number:.5g}', na_rep='-')}")
 
 
 @app.command()
@@ -494,10 +569,26 @@ def _check_output(path: Path | None) -> None:
         raise InputError(f"{path}: its folder does not exist; nearest is {folder}")
 
 
+def _check_events(path: Path | None, rows: int | None) -> int:
+    """Refuse a file of events that could not be written, and say how many rows of the log are to be kept."""
+    if path is None:
+        return 0
+    from kvmpfn.export import check_events_file
+
+    _check_output(path)
+    check_events_file(path)
+    return EVENT_ROWS if rows is None else rows
+
+
 def _write_csv(frame: pd.DataFrame, path: Path) -> None:
+    _write_text(frame.to_csv(index=False, float_format="%.9g", lineterminator="\n"), path)
+
+
+def _write_text(text: str, path: Path) -> None:
+    """Write a file whole or not at all."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        frame.to_csv(part, index=False, float_format="%.9g", lineterminator="\n")
+        part.write_text(text, encoding="utf-8")
         os.replace(part, path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
@@ -505,13 +596,15 @@ def _write_csv(frame: pd.DataFrame, path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _show_run(result: Run, explain: int | None, as_json: bool) -> None:
+def _show_run(result: Run, explain: int | None, as_json: bool, rows: int) -> None:
     told = result.explain(explain) if explain else None
     if as_json:
         _print_json(result.to_dict() | ({"explanation": told.to_dict()} if told else {}))
         return
     print(result.summary())
     print(f"digest: {result.digest}")
+    if 0 < rows < result.meta["log_seen"]:
+        print(f"events: the first {rows:,d} of {result.meta['log_seen']:,d} steps; --log keeps more")
     if told:
         print(f"\n{told}")
 

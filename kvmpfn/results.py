@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from kvmpfn.scenario import Scenario
 
 __all__ = ["Latency", "Run", "SchemaError", "bucket_bounds", "check_metric", "load"]
+
+EventFormat = Literal["parquet", "ftrace", "trace.dat", "chrome"]
 
 ARRAYS = (
     "counters", "rmw", "transfers", "parts", "hist", "tries", "vcpus", "clients", "timeline", "memory", "log",
@@ -399,6 +401,33 @@ class Run:
             raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
         finally:
             part.unlink(missing_ok=True)
+
+    def write_events(self, path: str | os.PathLike[str], format: EventFormat | None = None) -> None:
+        """Write the kept events to a file that other tools open; it appears whole or not at all.
+
+        ``parquet`` is the table of `events`. For the others the scenario is simulated once more as far as
+        the log goes, and what a step's row does not hold is read then. ``ftrace`` is text as in the file
+        ``trace`` of tracefs, which `kvmpfn.read_trace` reads back; ``trace.dat`` holds the same events for
+        trace-cmd and KernelShark. The memory map is written beside these two, as ``NAME.txt``. ``chrome`` is
+        JSON for the Perfetto UI. See docs/exporting.md.
+
+        Parameters
+        ----------
+        path : path
+            The file; an older one is replaced.
+        format : {"parquet", "ftrace", "trace.dat", "chrome"}, optional
+            If not given, by the suffix: ``.parquet``, ``.trace``, ``.dat``, ``.json``; text and JSON may be
+            packed, ``.trace.gz`` and ``.json.gz``.
+
+        Raises
+        ------
+        InputError
+            No events were kept, no format has that suffix, the file cannot be written, or the same scenario
+            takes other steps now.
+        """
+        from kvmpfn.export import write_events
+
+        write_events(self, path, format)
 
     def __repr__(self) -> str:
         rate = f"{self.faults_per_second:,.0f}" if self.time_ps else "0"

@@ -20,6 +20,7 @@ DOCUMENTS = (
     "docs/fault-paths.md",
     "docs/workloads.md",
     "docs/recording.md",
+    "docs/exporting.md",
 )
 
 

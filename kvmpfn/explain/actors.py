@@ -9,7 +9,7 @@ from kvmpfn.core import layout as L
 if TYPE_CHECKING:
     from kvmpfn.scenario import Scenario
 
-__all__ = ["MMU_LOCK_STEPS", "Actors"]
+__all__ = ["MMU_LOCK_STEPS", "Actors", "actor_names"]
 
 MMU_LOCK_STEPS = frozenset(
     (L.PC_READ_LOCK, L.PC_WRITE_LOCK, L.PC_QUEUE_HEAD, L.PC_WRITE_GRANT, L.PC_READ_UNLOCK, L.PC_WRITE_UNLOCK)
@@ -83,6 +83,20 @@ RESOURCES = ("zone_lock", "memory_bandwidth", "lru_lock")
 """What the threads of a socket have one at a time, in the engine's order."""
 
 
+def actor_names(scenario: Scenario) -> list[str]:
+    """Name a scenario's actors, by number: clients, then vCPUs."""
+    several = scenario.vms > 1
+    clients = [scenario.vms if storm.vm == "each" else 1 for storm in scenario.storms]
+    storms = [i for i, n in enumerate(clients) for _ in range(n)]
+    names = [
+        f"storm {i} ({storm.action})" + (f" of VM {vm}" if several else "")
+        for i, (storm, vm) in zip(storms, scenario.clients, strict=True)
+    ]
+    for vm in range(scenario.vms):
+        names += [(f"VM {vm} " if several else "") + f"vCPU {i}" for i in range(scenario.vcpus)]
+    return names
+
+
 class Actors:
     """The actors of a world.
 
@@ -103,16 +117,8 @@ class Actors:
 
     def __init__(self, scenario: Scenario, words: memoryview) -> None:
         self.words = words
-        several = scenario.vms > 1
-        clients = [scenario.vms if storm.vm == "each" else 1 for storm in scenario.storms]
-        storms = [i for i, n in enumerate(clients) for _ in range(n)]
-        self.names = [
-            f"storm {i} ({storm.action})" + (f" of VM {vm}" if several else "")
-            for i, (storm, vm) in zip(storms, scenario.clients, strict=True)
-        ]
+        self.names = actor_names(scenario)
         self.actions = [storm.action for storm, _ in scenario.clients]
-        for vm in range(scenario.vms):
-            self.names += [(f"VM {vm} " if several else "") + f"vCPU {i}" for i in range(scenario.vcpus)]
         self.pointers = [words[words[L.ACTOR_PTRS] + i] for i in range(len(self.names))]
         self.on_thread = {words[a + L.CPU] + 1: a for a in self.pointers}
         vms = [words[words[L.VM_PTRS] + i] for i in range(scenario.vms)]
