@@ -40,9 +40,6 @@ kvmpfn.simulate(kvmpfn.Scenario.from_json(sys.argv[1]), progress=False)
 print(json.dumps([imported - began, time.perf_counter() - began]))
 """
 
-C_FAULTS = 10
-"""Faults of a process of the C program by those of a replica, so that starting it does not count."""
-
 SMALL = "8 vCPUs, 256MiB"
 """The scenario that the oracle can run."""
 
@@ -257,9 +254,9 @@ def _parallel(plan: Plan, floor: Floor | None, progress: Note) -> pd.DataFrame:
         "threads": lambda: run(workers),
     }
     if floor:
-        longer = case(16, "1GiB", faults=C_FAULTS * plan.faults)
-        programs["C once"] = lambda: floor.at_once(longer, 1_000_000, 1)
-        programs["C at once"] = lambda: floor.at_once(longer, 1_000_000, workers)
+        standard = bench_16g(plan.bench_faults)
+        programs["C once"] = lambda: floor.at_once(standard, 1_000_000, 1)
+        programs["C at once"] = lambda: floor.at_once(standard, 1_000_000, workers)
     found = _rounds(programs, plan.repetitions, progress, "replicas")
     if digests["serial"] != digests[str(workers)]:
         raise InvariantError("runs in threads found something else than runs one after the other")

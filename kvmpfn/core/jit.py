@@ -43,6 +43,15 @@ class _Whole(JITCodeLibrary):
                 function.linkage = binding.Linkage.internal
         super()._optimize_final_module()
 
+    def _get_module_for_linking(self) -> Any:
+        """Return what numba caches beside the machine code, to link kernels into others: here, names do."""
+        names = [
+            function.name
+            for function in self._final_module.functions
+            if function.linkage == binding.Linkage.external and not function.is_declaration
+        ]
+        return binding.parse_assembly("\n".join(f'define void @"{name}"() {{ ret void }}' for name in names))
+
 
 @register_pass(mutates_CFG=True, analysis_only=False)
 class _LowerToPart(NativeLowering):
