@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvmpfn.traces import read_bpftrace, read_trace
+from kvmpfn.traces import bpftrace, read_bpftrace, read_trace
 from kvmpfn.traces.bpftrace import BLOCK, DAY, PRESET, bpftrace_blocks, is_preset
 from kvmpfn.traces.records import ABSENT, CODE, EVENT_FIELDS, Records
 from kvmpfn.units import InputError
@@ -259,3 +259,32 @@ def test_damaged_files_do_no_harm(tmp_path: Path) -> None:
         except InputError:
             refused += 1
     assert refused < 200
+
+
+def test_lines_read_at_once_are_those_read_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a number has no place in 64 bits, a field is missing, or an event is not used."""
+    clean = [line for line in PRINTED.splitlines() if line]
+    odd = [
+        "52561400000 1 161 pf_ret ret 18446744073709551616 (kvmstorm)",
+        "52561400000 1 161 pf_ret (kvmstorm)",
+        "52561400000 1 161 pf_ret ret -1 (kvmstorm)",
+        "52561400000 1 161 some_other ret 1 (kvmstorm)",
+        "52561400000 1 99999999999 inv_end (kvmstorm)",
+        "99999999999999999999 1 161 inv_end (kvmstorm)",
+        "52561400000 1 161 kvm_mmu_spte_requested gfn 0x2 pfn 0x1aeb3 level 0x1 (kvmstorm)",
+    ]
+    texts = ["\n".join(clean), *("\n".join([*clean, line]) for line in odd)]
+    at_once = [read(tmp_path, text) for text in texts]
+
+    def refuse(*_: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(bpftrace._Block, "_take_columns", refuse)
+    for text, one in zip(texts, at_once, strict=True):
+        other = read(tmp_path, text)
+        for name in ("time_ps", "pid", "cpu", "event", *"abcd"):
+            assert np.array_equal(getattr(one, name), getattr(other, name)), (text, name)
+        assert (one.skipped, one.tasks, one.lost) == (other.skipped, other.tasks, other.lost)
+        assert (one.guessed, one.origin_s) == (other.guessed, other.origin_s)

@@ -25,6 +25,7 @@ from kvmpfn.traces.records import (
     CODE,
     COLUMNS,
     EVENT_FIELDS,
+    EVENTS,
     NOT_UNDERSTOOD,
     NOT_USED,
     Records,
@@ -164,15 +165,15 @@ def bpftrace_blocks(
     """
     form = _Form(pattern, time, event, events or {}, decimal)
     file, matched, first = Path(path), 0, ""
-    block, lines = _Block(form), Lines(file, progress)
-    for text in lines:
-        block.take(text)
-        first = first or (text[:80] if block.skipped[NO_MATCH] else "")
-        if block.lines == BLOCK:
-            matched += block.matched
+    lines = Lines(file, progress)
+    texts, block = iter(lines), _Block(form)
+    while some := list(islice(texts, BLOCK)):
+        if block.lines:
             yield block.records()
-            block = _Block(form)
-    matched += block.matched
+        block = _Block(form)
+        block.take(some)
+        matched += block.matched
+        first = first or next((text[:80] for text in block.strange if text), "")
     if not matched:
         raise InputError(f"{file.name}: no line matches the pattern; nearest valid: one for {first!r}")
     records = block.records()
@@ -306,6 +307,12 @@ class _Clock:
             raise InputError(f"{time!r} is no unit of time; nearest valid: {near} or %H:%M:%S:%f", "time")
         self._form = re.compile("".join(pieces))
 
+    def read_all(self, texts: tuple[str, ...]) -> list[int]:
+        """Return times that are whole numbers of a unit; raise ValueError or TypeError if one is not."""
+        if not self.unit or not "".join(texts).isdecimal():
+            raise ValueError
+        return [int(text) * self.unit for text in texts]
+
     def read(self, text: str) -> int:
         """Return a time; raise ValueError if it is none."""
         if self.unit:
@@ -345,19 +352,82 @@ class _Block:
         self.skipped: Counter[str] = Counter()
         self.guessed: Counter[str] = Counter()
         self.tasks: dict[int, str] = {}
-        self.rows: list[tuple[int, ...]] = []
+        self.strange: list[str] = []
+        self.columns: list[Any] = [()] * len(COLUMNS)
         self._groups = [form.group(name) for name in ("time", "event", "cpu", "comm", "access")]
 
-    def take(self, text: str) -> None:
-        """Read a line."""
-        self.lines += 1
-        form = self.form
-        found = form.pattern.search(text) if len(text) <= LONG else None
-        if found is None:
-            self.skipped[self._why(text) if len(text) <= LONG else "too long"] += 1
+    def take(self, texts: list[str]) -> None:
+        """Read lines: all at once, or if one of them is out of the ordinary, each by itself."""
+        self.lines = len(texts)
+        search = self.form.pattern.search
+        found = [search(text) if len(text) <= LONG else None for text in texts]
+        groups = [one.groups() for one in found if one is not None]
+        self.matched = len(groups)
+        for text in (text for text, one in zip(texts, found, strict=True) if one is None):
+            why = self._why(text) if len(text) <= LONG else "too long"
+            self.skipped[why] += 1
+            if why == NO_MATCH and not self.strange:
+                self.strange.append(text)
+        try:
+            self._take_columns(groups)
+        except (ValueError, KeyError, TypeError, OverflowError):
+            rows = [row for row in map(self._take_row, groups) if row is not None]
+            self.columns = list(zip(*rows, strict=True)) if rows else self.columns
+
+    def _take_columns(self, groups: list[tuple[str | None, ...]]) -> None:
+        """Read all lines by column; if that cannot be, raise one of four errors, having noted nothing."""
+        if not groups:
             return
-        self.matched += 1
-        groups = found.groups()
+        form = self.form
+        at, event_at, cpu_at, comm_at, _ = self._groups
+        texts: list[Any] = list(zip(*groups, strict=True))
+        size = len(groups)
+        if form.event:
+            code = np.full(size, CODE[form.event], "u1")
+        else:
+            code = np.array([CODE[form.events.get(said, said)] for said in texts[event_at]], "u1")
+        times = form.clock.read_all(texts[at])
+        origin_s = form.origin_s
+        if origin_s is None:
+            if times[0] >= MOST_TIME:
+                raise ValueError
+            origin_s = times[0] // 10**12 if times[0] > ORIGIN else 0
+        time = np.array([one - origin_s * 10**12 for one in times], "i8")
+        nobody = np.full(size, -1, "i8")
+        pid = np.array([int(one or -1) for one in texts[form.thread]]) if form.thread >= 0 else nobody
+        cpu = np.array([int(one or -1) for one in texts[cpu_at]]) if cpu_at >= 0 else nobody
+        if any(column.min() < -1 or column.max() >> 31 for column in (pid, cpu)):
+            raise ValueError
+        words = np.zeros((4, size), "u8")
+        for number in np.unique(code).tolist():
+            rows = np.flatnonzero(code == number)
+            places = rows.tolist()
+            name = EVENTS[number]
+            plan = form.plans[name]
+            if name == "kvm_page_fault" and plan[3][0] < 0:
+                raise ValueError  # the access is to be read
+            for place, (group, base, shift, absent) in enumerate(plan):
+                if group < 0:
+                    if absent is None:
+                        raise ValueError
+                    words[place, rows] = absent
+                    continue
+                if not base:
+                    raise ValueError  # a word
+                column = texts[group]
+                values = [int(column[row], base) << shift for row in places]
+                if min(values) < -(1 << 63) or max(values) > ABSENT:
+                    raise ValueError
+                words[place, rows] = np.array([value & ABSENT for value in values], "u8")
+        form.origin_s = origin_s
+        if comm_at >= 0:
+            self.tasks = {who: comm for who, comm in zip(pid.tolist(), texts[comm_at], strict=True) if comm}
+            self.tasks.pop(-1, None)
+        self.columns = [time, pid, cpu, code, *words]
+
+    def _take_row(self, groups: tuple[str | None, ...]) -> tuple[int, ...] | None:
+        """Read a line; None if it is not used."""
+        form = self.form
         name = form.event
         if name is None:
             said = groups[self._groups[1]] or ""
@@ -365,11 +435,12 @@ class _Block:
             if name not in CODE:
                 name = name[:64] if len(self.skipped) < MOST_NAMES else "others"
                 self.skipped[f"{NOT_USED}: {name}"] += 1
-                return
+                return None
         try:
-            self.rows.append(self._row(name, groups))
+            return self._row(name, groups)
         except (ValueError, KeyError):
             self.skipped[f"{NOT_UNDERSTOOD}: {name}"] += 1
+            return None
 
     def _row(self, name: str, groups: tuple[str | None, ...]) -> tuple[int, ...]:
         """Return an event's columns; raise ValueError or KeyError where the line says what has no place."""
@@ -405,9 +476,8 @@ class _Block:
     def records(self) -> Records:
         """Return what was read."""
         columns: Any = {}
-        parts = zip(*self.rows, strict=True) if self.rows else [()] * len(COLUMNS)
-        for (name, kind), part in zip(COLUMNS.items(), parts, strict=True):
-            columns[name] = np.array(part, kind)
+        for (name, kind), part in zip(COLUMNS.items(), self.columns, strict=True):
+            columns[name] = np.asarray(part, kind)
         return Records(
             **columns,
             tasks=self.tasks,
