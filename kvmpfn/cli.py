@@ -251,7 +251,8 @@ def check(
 @app.command()
 def trace(
     recording: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Text of ftrace, trace-cmd or perf, however packed.")
+        Path,
+        typer.Argument(metavar="FILE", help="What ftrace, trace-cmd, perf, bpftrace or a summary printed."),
     ],
     memslots: Annotated[
         Path | None, typer.Option(help="CSV of gfn, hva and pages: where guest memory lies in the host.")

@@ -15,6 +15,7 @@ import pytest
 import kvmpfn as kp
 from kvmpfn.traces import Counters, read_counters
 from kvmpfn.traces.counters import STATISTICS, Value
+from kvmpfn.traces.report import describe
 from kvmpfn.units import InputError
 
 US, MS, S = 10**6, 10**9, 10**12
@@ -509,3 +510,19 @@ def test_damaged_files_do_no_harm(tmp_path: Path) -> None:
         assert len(counters.frame) == sum(len(table.values) for table in counters.tables)
         assert repr(counters) and counters.machine and counters.slot is None
     assert 0 < refused < 1000
+
+
+def test_a_summary_is_a_recording_without_events(tmp_path: Path) -> None:
+    path = tmp_path / "exits.trace"
+    path.write_text(PERF)
+    trace = kp.read_trace(path)
+    assert trace.used == 0
+    assert trace.counters().to_dict() == {"npf": 1063, "interrupt": 18}
+    said = trace.summary()
+    assert "npf: samples 1,063, samples_share 98.33%, time_share 99.79%, min 24.83us" in said
+    assert "in all: samples 1,081, time 454.40927ms" in said
+    told = describe(trace)
+    assert told["tables"][0]["values"][0]["value"] == 1063
+    assert told["lines"] == len(PERF.splitlines())
+    with pytest.raises(InputError, match="too few to fit"):
+        trace.fit()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from kvmpfn.traces.counters import Counters
     from kvmpfn.traces.trace import Trace
 
 __all__ = ["describe", "lacks", "summary"]
@@ -66,6 +67,8 @@ def describe(trace: Trace, vm: int = 0) -> dict[str, Any]:
     vm : int
         Which VM is fitted; 0 is the one with most faults.
     """
+    if not trace.used and trace.statistics is not None:
+        return _numbers(trace.statistics)
     faults, accesses, calls = trace.faults, trace.accesses, trace.invalidations
     seconds = trace.duration_ps / 1e12
     retried = faults[faults["outcome"] == "RETRY"]
@@ -129,6 +132,8 @@ def summary(trace: Trace, vm: int = 0) -> str:
     vm : int
         Which VM is fitted; 0 is the one with most faults.
     """
+    if not trace.used and trace.statistics is not None:
+        return _tables(trace.statistics)
     found = describe(trace, vm)
     losses = [
         text
@@ -189,6 +194,64 @@ def summary(trace: Trace, vm: int = 0) -> str:
         "  kvmpfn compare fit.toml fault_path=v6.1,v6.16",
     ]
     return "\n".join(lines)
+
+
+def _numbers(counters: Counters) -> dict[str, Any]:
+    """Return what a summary holds, as plain values."""
+    return {
+        "name": counters.name,
+        "source": counters.source,
+        "kernel": counters.kernel,
+        "lines": counters.lines,
+        "skipped": counters.skipped,
+        "lost": counters.lost,
+        "warnings": list(counters.warnings),
+        "tables": [
+            {
+                "source": table.source,
+                "label": table.label,
+                "facts": table.facts,
+                "values": [value._asdict() for value in table.values],
+                "totals": table.totals,
+            }
+            for table in counters.tables
+        ],
+    }
+
+
+def _tables(counters: Counters) -> str:
+    """Say in some lines what a summary holds: a line a counter, with all that was measured of it."""
+    lost = f"{counters.lost:,d} events lost" if counters.lost else "no loss told"
+    lines = [
+        f"{counters.name}: {counters.source}, no events",
+        "",
+        f"lines: {counters.lines:,d}, of which {counters.used:,d} used, "
+        f"{sum(counters.skipped.values()):,d} skipped; {lost}",
+        *_listed("skipped", counters.skipped),
+        *(f"  warning: {warning}" for warning in counters.warnings),
+    ]
+    for table in counters.tables:
+        about = " ".join(
+            filter(None, (table.label, *(f"{name}={what}" for name, what in table.facts.items())))
+        )
+        lines += ["", f"{table.source}: {about}" if about else f"{table.source}:"]
+        rows: dict[str, list[str]] = {}
+        for scope, name, measure, value, unit in table.values:
+            rows.setdefault(f"{scope} {name}".strip(), []).append(f"{measure} {_amount(value, unit)}")
+        lines += [f"  {name}: {', '.join(values)}" for name, values in rows.items()]
+        if table.totals:
+            sums = (
+                f"{what} {_amount(total, 'ps' if what == 'time' else '1')}"
+                for what, total in table.totals.items()
+            )
+            lines.append(f"  in all: {', '.join(sums)}")
+    return "\n".join(lines)
+
+
+def _amount(value: float, unit: str) -> str:
+    if unit == "ps":
+        return format_time(int(value))
+    return f"{value:,}{unit.removeprefix('1')}"
 
 
 def _counts(names: pd.Series[Any]) -> dict[str, int]:

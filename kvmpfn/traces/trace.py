@@ -662,8 +662,9 @@ def read_trace(
     ----------
     path : path-like or Records
         The recording, for instance ``NAME.trace.gz``; ``NAME.txt`` beside it tells the set-up and counters.
-        `kvmpfn.traces.read.read_blocks` says which formats there are. Or events that were read, as by
-        `kvmpfn.read_bpftrace` with a pattern of the user's.
+        `kvmpfn.traces.read.read_blocks` says which formats there are. A summary (see
+        `kvmpfn.read_counters`) is a recording without events, of which `Trace.statistics` holds all. Or
+        events that were read, as by `kvmpfn.read_bpftrace` with a pattern of the user's.
     kernel : str, optional
         Kernel version recorded, such as ``"6.1"``; found from the entries' empty value, else from the name of
         the folder, if not given.
@@ -701,7 +702,11 @@ def read_trace(
         else:
             notes.take_notes(block, faults.events - len(block))
     if not faults.events:
-        raise InputError(f"{source.name}: no event of KVM in it; nearest valid: text of the ftrace buffer")
+        statistics = None if isinstance(path, Records) else _summary(source)
+        if statistics is None:
+            raise InputError(
+                f"{source.name}: no event of KVM in it; nearest valid: text of the ftrace buffer"
+            )
     records = Records.join(kept) if events else notes
     return Trace(source.name, _kernel(kernel, faults, source), records, statistics, slots, faults)
 
@@ -714,10 +719,13 @@ def _beside(file: Path) -> Counters | None:
         raise InputError(f"{file.name}: no such recording; nearest valid: {near}")
     stem = re.sub(r"(\.trace)?(\.txt|\.dat)?(\.gz|\.xz|\.zst)?$", "", file.name, count=1)
     text = file.with_name(f"{stem}.txt")
-    if not text.is_file() or text == file:
-        return None
+    return _summary(text) if text.is_file() and text != file else None
+
+
+def _summary(file: Path) -> Counters | None:
+    """Read a file that may be a summary."""
     try:
-        return read_counters(text)
+        return read_counters(file)
     except InputError:
         return None
 
