@@ -271,7 +271,7 @@ def slices(trace: dict[str, Any]) -> pd.DataFrame:
 
 
 FIELDS = {
-    "M": {"name", "args"}, "B": {"ts", "name"}, "E": {"ts"}, "C": {"ts", "name", "args"},
+    "M": {"name", "args"}, "B": {"ts", "name"}, "E": {"ts", "name"}, "C": {"ts", "name", "args"},
     "i": {"ts", "name", "s", "args"}, "s": {"ts", "name", "cat", "id"},
     "f": {"ts", "name", "cat", "id", "bp"},
 }  # fmt: skip

@@ -146,8 +146,9 @@ class Chrome:
             self._go(t, a, ())
         for number, vm in enumerate(self.machine.vms):
             for i in range(len(LOCK_TRACKS)):
-                if self.locks[vm][2 * i]:
-                    self._write(f'"ph":"E",{self._lock_track(number, i)},{_ts(t)}')
+                if holder := self.locks[vm][2 * i]:
+                    who = self.machine.actors.name(holder)
+                    self._write(f'"ph":"E",{self._lock_track(number, i)},{_ts(t)},"name":"{who}"')
         self.out.write("\n]}\n")
 
     # Slices.
@@ -248,7 +249,7 @@ class Chrome:
         track, ts = self.track[a], _ts(t)
         for depth in range(len(old) - 1, same - 1, -1):
             end = "" if depth else self.ending.pop(a, "")
-            self._write(f'"ph":"E",{track},{ts}{end}')
+            self._write(f'"ph":"E",{track},{ts},"name":"{old[depth]}"{end}')
         for depth, name in enumerate(path[same:], same):
             if depth:
                 told = f'"gfns":"{self.machine.actors.span(a)}"' if name == "start" else ""
@@ -297,11 +298,10 @@ class Chrome:
         for i, (name, writer, readers) in enumerate(LOCK_TRACKS):
             if w[vm + writer] != seen[2 * i]:
                 track = self._lock_track(number, i)
-                if seen[2 * i]:
-                    self._write(f'"ph":"E",{track},{_ts(t)}')
-                if w[vm + writer]:
-                    who = self.machine.actors.name(w[vm + writer])
-                    self._write(f'"ph":"B",{track},{_ts(t)},"name":"{who}"')
+                for phase, holder in (("E", seen[2 * i]), ("B", w[vm + writer])):
+                    if holder:
+                        who = self.machine.actors.name(holder)
+                        self._write(f'"ph":"{phase}",{track},{_ts(t)},"name":"{who}"')
                 seen[2 * i] = w[vm + writer]
             if w[vm + readers] != seen[2 * i + 1]:
                 seen[2 * i + 1] = w[vm + readers]
