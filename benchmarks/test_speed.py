@@ -17,7 +17,7 @@ from kvmpfn.fault_path import PRESETS
 from kvmpfn.scenario import Scenario
 from kvmpfn.simulator import simulate
 from kvmpfn.study import sweep
-from kvmpfn.traces.read import convert, read_blocks
+from kvmpfn.traces.events.read import convert, read_blocks
 
 FAULTS = 20_000
 LINES = 1_000_000

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from kvmpfn.traces.read import Reader
-from kvmpfn.traces.records import CODE, COLUMNS, Records
+from kvmpfn.traces.events.read import Reader
+from kvmpfn.traces.events.records import CODE, COLUMNS, Records
 
 EXIT = "reason EPT_VIOLATION rip 0xffffffffa0360413"
 KERNEL_EXIT = (

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvmpfn.traces import bpftrace, read_bpftrace, read_trace
-from kvmpfn.traces.bpftrace import BLOCK, DAY, PRESET, bpftrace_blocks, is_preset
-from kvmpfn.traces.records import ABSENT, CODE, EVENT_FIELDS, Records
+from kvmpfn.traces import read_bpftrace, read_trace
+from kvmpfn.traces.events import bpftrace
+from kvmpfn.traces.events.bpftrace import BLOCK, DAY, PRESET, bpftrace_blocks, is_preset
+from kvmpfn.traces.events.records import ABSENT, CODE, EVENT_FIELDS, Records
 from kvmpfn.units import InputError
 
 STUCK = r"(?P<time>\d\d:\d\d:\d\d:\d+) tid\[(?P<tid>\d+)\] .* rip (?P<rip>\w+) .* gpa = (?P<gpa>\w+)"

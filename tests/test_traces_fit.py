@@ -20,9 +20,9 @@ from kvmpfn.cli import main
 from kvmpfn.core.names import STEPS
 from kvmpfn.plots.replay import plot_outcomes, plot_over_time, plot_presets, plot_quality
 from kvmpfn.traces import Trace, read_trace
+from kvmpfn.traces.events.records import Records
 from kvmpfn.traces.locality import locality, run_lengths, times_away
 from kvmpfn.traces.memslots import Memslots
-from kvmpfn.traces.records import Records
 from kvmpfn.traces.replay import is_paced as replayed_at_own_pace
 from kvmpfn.traces.storm_fit import fit_storm
 from kvmpfn.units import InputError

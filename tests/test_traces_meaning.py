@@ -14,10 +14,10 @@ from traces_made_up import PROBES, SLOT, US, columns, fault, line, recorded, wit
 
 import kvmpfn as kp
 from kvmpfn.traces import Trace, read_trace
+from kvmpfn.traces.events.records import ABSENT, CODE, Records
 from kvmpfn.traces.faults import Faults
 from kvmpfn.traces.machines import KINDS, MACHINES, access_kinds, machines
 from kvmpfn.traces.memslots import Memslots
-from kvmpfn.traces.records import ABSENT, CODE, Records
 from kvmpfn.traces.threads import vm_of
 from kvmpfn.units import InputError
 

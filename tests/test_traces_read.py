@@ -16,11 +16,12 @@ import pyarrow as pa
 import pytest
 from recorded_lines import EXITS, KERNEL_EXIT, accounted, records, same
 
-from kvmpfn.traces import read, source
-from kvmpfn.traces import records as records_module
-from kvmpfn.traces.exits import exit_name
-from kvmpfn.traces.read import BACKWARD, TAIL, convert, read_blocks, read_records
-from kvmpfn.traces.records import ABSENT, CODE, COLUMNS, EVENTS, Records, write_parquet
+from kvmpfn.traces import source
+from kvmpfn.traces.events import read
+from kvmpfn.traces.events import records as records_module
+from kvmpfn.traces.events.exits import exit_name
+from kvmpfn.traces.events.read import BACKWARD, TAIL, convert, read_blocks, read_records
+from kvmpfn.traces.events.records import ABSENT, CODE, COLUMNS, EVENTS, Records, write_parquet
 from kvmpfn.units import InputError
 
 PUBLIC = re.compile(r"\| `(.+?)` \| (\d+) \| (.*?) \|")

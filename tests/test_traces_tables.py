@@ -14,8 +14,8 @@ import pytest
 
 import kvmpfn as kp
 from kvmpfn.traces import Counters, read_counters
-from kvmpfn.traces.counters import STATISTICS, Value
 from kvmpfn.traces.report import describe
+from kvmpfn.traces.summaries.counters import STATISTICS, Value
 from kvmpfn.units import InputError
 
 US, MS, S = 10**6, 10**9, 10**12

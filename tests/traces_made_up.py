@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kvmpfn.traces import Trace, read_trace
-from kvmpfn.traces.records import CODE, Records
+from kvmpfn.traces.events.records import CODE, Records
 
 US = 10**6
 SLOT = (0x100000, 0x7F0000000000, 4096)

@@ -94,15 +94,17 @@ def _compiler(lowering: type) -> type:
     return Compiler
 
 
-def _cache_dir() -> str:
-    """A folder named by all that the machine code depends on.
+def _cache_dir(function: Callable[..., Any]) -> str:
+    """A folder named by all that a kernel's machine code depends on: the files of its folder and of this one.
 
     numba's own index looks at the entry function's file only, and would run stale code after a helper
     in another file changed.
     """
     digest = hashlib.sha256(f"{numba.__version__} {binding.get_host_cpu_name()}".encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    here = Path(__file__).parent
+    for folder in dict.fromkeys((here, Path(function.__code__.co_filename).resolve().parent)):
+        for source in sorted(folder.glob("*.py")):
+            digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
     base = os.environ.get("KVMPFN_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
     root = Path(base) if base else Path.home() / ".cache"
     return str(root / "kvmpfn" / digest.hexdigest()[:16])
@@ -135,7 +137,7 @@ def kernel(function: Callable[..., Any]) -> Any:
         before = config.CACHE_DIR
         # RuntimeError: no place can be written; numba says so while decorating, and we go on uncached.
         with contextlib.suppress(RuntimeError, OSError):
-            config.CACHE_DIR = _cache_dir()
+            config.CACHE_DIR = _cache_dir(function)
             dispatcher.enable_caching()
         config.CACHE_DIR = before
     return dispatcher

@@ -1,11 +1,11 @@
 """Recordings of real KVM faults: events in, faults, invalidations and a workload out; and summaries."""
 
-from kvmpfn.traces.bpftrace import read_bpftrace
-from kvmpfn.traces.counters import Counters
+from kvmpfn.traces.events.bpftrace import read_bpftrace
+from kvmpfn.traces.events.read import convert, read_blocks, read_records
+from kvmpfn.traces.events.records import Records
 from kvmpfn.traces.memslots import Memslots
-from kvmpfn.traces.read import convert, read_blocks, read_records
-from kvmpfn.traces.records import Records
-from kvmpfn.traces.tables import read_counters
+from kvmpfn.traces.summaries.counters import Counters
+from kvmpfn.traces.summaries.tables import read_counters
 from kvmpfn.traces.trace import Trace, read_trace
 
 __all__ = [

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvmpfn.traces.counters import PAGE_SHIFT
+from kvmpfn.traces.events.records import CODE, COLUMNS, EVENT_FIELDS, Records
 from kvmpfn.traces.follow import (
     BEGINS,
     CALL_FIELDS,
@@ -35,7 +35,7 @@ from kvmpfn.traces.follow import (
     WHY,
     follow,
 )
-from kvmpfn.traces.records import CODE, COLUMNS, EVENT_FIELDS, Records
+from kvmpfn.traces.summaries.counters import PAGE_SHIFT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

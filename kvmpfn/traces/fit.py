@@ -18,9 +18,9 @@ from kvmpfn import workloads
 from kvmpfn.hosts import Host
 from kvmpfn.scenario import Scenario
 from kvmpfn.storms import Storm
-from kvmpfn.traces.counters import PAGE_SHIFT
 from kvmpfn.traces.locality import Locality, locality, times_away
 from kvmpfn.traces.replay import HUGE, huge, memory, mmu, own_host, own_time
+from kvmpfn.traces.summaries.counters import PAGE_SHIFT
 from kvmpfn.traces.trace import Trace
 from kvmpfn.units import PAGE, InputError, format_size, format_time, parse_size
 

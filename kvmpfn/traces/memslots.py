@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvmpfn.traces.counters import PAGE_SHIFT
+from kvmpfn.traces.summaries.counters import PAGE_SHIFT
 from kvmpfn.units import InputError, nearest
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from kvmpfn.traces.counters import Counters
+    from kvmpfn.traces.summaries.counters import Counters
     from kvmpfn.traces.trace import Trace
 
 __all__ = ["describe", "lacks", "summary"]

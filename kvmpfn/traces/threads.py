@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kvmpfn.traces.records import UNNAMED
+from kvmpfn.traces.events.records import UNNAMED
 
 __all__ = ["vm_of"]
 

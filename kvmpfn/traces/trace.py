@@ -14,16 +14,16 @@ import numpy as np
 
 from kvmpfn import storms as storm_models
 from kvmpfn import workloads
-from kvmpfn.traces.bpftrace import bpftrace_blocks, is_preset
-from kvmpfn.traces.counters import PAGE_SHIFT, Counters
+from kvmpfn.traces.events.bpftrace import bpftrace_blocks, is_preset
+from kvmpfn.traces.events.read import read_blocks
+from kvmpfn.traces.events.records import ABSENT, CODE, EVENT_FIELDS, EVENTS, Records
 from kvmpfn.traces.faults import NAMES, OUTCOMES, Faults
 from kvmpfn.traces.follow import WHERE, WHY
 from kvmpfn.traces.machines import KINDS, MACHINES, access_kinds, machines
 from kvmpfn.traces.memslots import Memslots
-from kvmpfn.traces.read import read_blocks
-from kvmpfn.traces.records import ABSENT, CODE, EVENT_FIELDS, EVENTS, Records
 from kvmpfn.traces.storm_fit import fit_storm
-from kvmpfn.traces.tables import read_counters
+from kvmpfn.traces.summaries.counters import PAGE_SHIFT, Counters
+from kvmpfn.traces.summaries.tables import read_counters
 from kvmpfn.traces.threads import vm_of
 from kvmpfn.units import InputError, nearest
 
@@ -662,7 +662,7 @@ def read_trace(
     ----------
     path : path-like or Records
         The recording, for instance ``NAME.trace.gz``; ``NAME.txt`` beside it tells the set-up and counters.
-        `kvmpfn.traces.read.read_blocks` says which formats there are. A summary (see
+        `kvmpfn.traces.events.read.read_blocks` says which formats there are. A summary (see
         `kvmpfn.read_counters`) is a recording without events, of which `Trace.statistics` holds all. Or
         events that were read, as by `kvmpfn.read_bpftrace` with a pattern of the user's.
     kernel : str, optional

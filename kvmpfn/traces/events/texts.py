@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from kvmpfn.traces.exits import exit_name
-from kvmpfn.traces.records import ABSENT, CODE, EVENT_FIELDS, EVENTS
+from kvmpfn.traces.events.exits import exit_name
+from kvmpfn.traces.events.records import ABSENT, CODE, EVENT_FIELDS, EVENTS
 
 KINDS = {
     "x": r"(?:0x)?([\da-fA-F]{1,16})(?![\w=])",

@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-from kvmpfn.traces.counters import NUMBER, Table, picoseconds
-from kvmpfn.traces.reader import Reader
+from kvmpfn.traces.summaries.counters import NUMBER, Table, picoseconds
+from kvmpfn.traces.summaries.reader import Reader
 
 DEMAND, DIRTY, ACCESS, MEMSLOT, STRESS = (
     "demand_paging_test", "dirty_log_perf_test", "access_tracking_perf_test", "memslot_perf_test",

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import re
 
-from kvmpfn.traces.counters import NUMBER, READING, STATISTICS, Table
-from kvmpfn.traces.reader import Reader
+from kvmpfn.traces.summaries.counters import NUMBER, READING, STATISTICS, Table
+from kvmpfn.traces.summaries.reader import Reader
 
 _NAME = r"[a-z][a-z0-9_-]{1,63}"
 _PATH = rf"((?:\S*/)?kvm/|\./)?((?:\d{{1,10}}-\d{{1,10}}/)?(?:vcpu\d{{1,5}}/)?)({_NAME})"

@@ -199,7 +199,7 @@ class Records:
 
     @classmethod
     def from_parquet(cls, path: str | os.PathLike[str]) -> Records:
-        """Read what `to_parquet` or `kvmpfn.traces.read.convert` wrote."""
+        """Read what `to_parquet` or `kvmpfn.traces.events.read.convert` wrote."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 

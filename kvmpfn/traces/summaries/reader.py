@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from kvmpfn.traces.counters import Table
+from kvmpfn.traces.summaries.counters import Table
 
 
 class Reader(ABC):

@@ -12,14 +12,14 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from kvmpfn.traces.binary_stats import is_binary, read_binary
-from kvmpfn.traces.counters import Counters, Table
-from kvmpfn.traces.kvm_counters import Debugfs, QemuStats, Recorder
-from kvmpfn.traces.kvm_stat import KvmStat
 from kvmpfn.traces.lines import LONG, Lines
-from kvmpfn.traces.perf_kvm_stat import PerfKvmStat
-from kvmpfn.traces.reader import Reader
-from kvmpfn.traces.selftest_output import SelftestOutput
+from kvmpfn.traces.summaries.binary_stats import is_binary, read_binary
+from kvmpfn.traces.summaries.counters import Counters, Table
+from kvmpfn.traces.summaries.kvm_counters import Debugfs, QemuStats, Recorder
+from kvmpfn.traces.summaries.kvm_stat import KvmStat
+from kvmpfn.traces.summaries.perf_kvm_stat import PerfKvmStat
+from kvmpfn.traces.summaries.reader import Reader
+from kvmpfn.traces.summaries.selftest_output import SelftestOutput
 from kvmpfn.units import InputError
 
 READERS = (Recorder, PerfKvmStat, SelftestOutput, QemuStats, Debugfs, KvmStat)

@@ -18,9 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from kvmpfn.traces.counters import PAGE_SHIFT
-from kvmpfn.traces.lines import LONG, Lines
-from kvmpfn.traces.records import (
+from kvmpfn.traces.events.records import (
     ABSENT,
     CODE,
     COLUMNS,
@@ -30,7 +28,9 @@ from kvmpfn.traces.records import (
     NOT_USED,
     Records,
 )
+from kvmpfn.traces.lines import LONG, Lines
 from kvmpfn.traces.source import PARQUET, TOOLS
+from kvmpfn.traces.summaries.counters import PAGE_SHIFT
 from kvmpfn.units import TIMES, InputError, nearest, round_half_even
 
 PRESET = (
@@ -112,9 +112,9 @@ def read_bpftrace(
     pattern : str
         A regular expression that is looked for in each line. Its named groups are some of `GROUPS`:
         ``time``, which must be there; ``event``; who (``tid``, else ``pid``; ``comm``, ``cpu``); and the
-        fields of `kvmpfn.traces.records.EVENT_FIELDS`, where ``gpa`` or ``gfn`` may stand for ``address``,
-        and for ``error_code`` ``access``, a word that begins with r, w or x. The default is for the lines of
-        docs/kvm-faults.bt.
+        fields of `kvmpfn.traces.events.records.EVENT_FIELDS`, where ``gpa`` or ``gfn`` may stand for
+        ``address``, and for ``error_code`` ``access``, a word that begins with r, w or x. The default is for
+        the lines of docs/kvm-faults.bt.
     time : str
         The unit of ``time`` (``ns``, as `nsecs` and `elapsed` print; ``us``, ``ms``, ``s``), or what strftime
         was told, such as ``%H:%M:%S:%f``, whose days go on at midnight.
@@ -161,7 +161,7 @@ def bpftrace_blocks(
 ) -> Iterator[Records]:
     """Yield what `read_bpftrace` returns in blocks, so that memory does not grow with the file.
 
-    `kvmpfn.traces.records.write_parquet` takes them.
+    `kvmpfn.traces.events.records.write_parquet` takes them.
     """
     form = _Form(pattern, time, event, events or {}, decimal)
     file, matched, first = Path(path), 0, ""

@@ -57,7 +57,7 @@ class Table:
     Attributes
     ----------
     source : str
-        The tool: a key of `kvmpfn.traces.tables.READERS`, or ``binary stats``.
+        The tool: a key of `kvmpfn.traces.summaries.tables.READERS`, or ``binary stats``.
     label : str
         When or of what: ``before``, a time of day, the name of a test; empty if nothing tells.
     facts : dict of str to str
@@ -87,7 +87,7 @@ class Table:
 class Counters:
     """A summary of faults and exits, as a tool printed it.
 
-    Made by `kvmpfn.traces.tables.read_counters`.
+    Made by `kvmpfn.traces.summaries.tables.read_counters`.
 
     Attributes
     ----------

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 
-from kvmpfn.traces.counters import DECIMAL, NUMBER, Table, picoseconds
-from kvmpfn.traces.reader import Reader
+from kvmpfn.traces.summaries.counters import DECIMAL, NUMBER, Table, picoseconds
+from kvmpfn.traces.summaries.reader import Reader
 
 _OF = re.compile(r"Analyze events for (?:(.*), )?(all VCPUs|VCPU (\d{1,6})):|(?:# )?(VCPU (\d{1,6})):")
 _HEAD = re.compile(r"(.*?)\s*Samples\s+Samples%\s+Time%(?:\s+Min Time\s+Max Time)?\s+Avg time")

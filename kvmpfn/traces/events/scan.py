@@ -1,9 +1,9 @@
-"""Clean lines read by their bytes, compiled; whatever is odd in any way is left to `kvmpfn.traces.read`.
+"""Clean lines read by their bytes, compiled; whatever is odd in any way is left to `read`.
 
 A line is taken here only if the careful way would read the same from it; a test holds the two together. The
-shapes of lines are told in `kvmpfn.traces.ftrace` and `kvmpfn.traces.perf`. The stamp ``SECONDS.FRACTION:``
-is the anchor: what stands left of it is read from right to left, since the name of a thread is free text;
-what stands right of it by the templates of `kvmpfn.traces.texts`.
+shapes of lines are told in `ftrace` and `perf`. The stamp ``SECONDS.FRACTION:`` is the anchor: what stands
+left of it is read from right to left, since the name of a thread is free text; what stands right of it by
+the templates of `texts`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from kvmpfn.core.jit import jit, kernel, memory
-from kvmpfn.traces.block import BLANK, NO_NAME, ODD, PLAIN, UNUSED, Block
-from kvmpfn.traces.records import CODE, EVENT_FIELDS, EVENTS
-from kvmpfn.traces.texts import (
+from kvmpfn.traces.events.block import BLANK, NO_NAME, ODD, PLAIN, UNUSED, Block
+from kvmpfn.traces.events.records import CODE, EVENT_FIELDS, EVENTS
+from kvmpfn.traces.events.texts import (
     BIN,
     END_OF_LINE,
     ISA,

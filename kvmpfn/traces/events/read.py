@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from kvmpfn.traces import ftrace, perf
-from kvmpfn.traces.block import BLANK, NO_NAME, ODD, PLAIN, UNUSED, Block
-from kvmpfn.traces.exits import exit_name
-from kvmpfn.traces.ftrace import Place
-from kvmpfn.traces.records import (
+from kvmpfn.traces.events import ftrace, perf
+from kvmpfn.traces.events.block import BLANK, NO_NAME, ODD, PLAIN, UNUSED, Block
+from kvmpfn.traces.events.exits import exit_name
+from kvmpfn.traces.events.ftrace import Place
+from kvmpfn.traces.events.records import (
     CODE,
     COLUMNS,
     EVENTS,
@@ -32,12 +32,12 @@ from kvmpfn.traces.records import (
     Records,
     write_parquet,
 )
+from kvmpfn.traces.events.texts import ISA, Unreadable, Words, read_arguments, read_fields
 from kvmpfn.traces.source import PARQUET, Source
-from kvmpfn.traces.texts import ISA, Unreadable, Words, read_arguments, read_fields
 from kvmpfn.units import InputError, nearest
 
 if TYPE_CHECKING:
-    from kvmpfn.traces.scan import Scanner
+    from kvmpfn.traces.events.scan import Scanner
 
 __all__ = ["convert", "read_blocks", "read_records"]
 
@@ -459,7 +459,7 @@ def _loss(told: str | None, cpu: int = -1) -> Skip:
 
 def _scanner(codes: Mapping[str, int]) -> Scanner:
     """Compile or load what reads clean lines."""
-    from kvmpfn.traces.scan import Scanner
+    from kvmpfn.traces.events.scan import Scanner
 
     return Scanner(codes)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from kvmpfn.traces.ftrace import Place
-from kvmpfn.traces.records import UNNAMED
+from kvmpfn.traces.events.ftrace import Place
+from kvmpfn.traces.events.records import UNNAMED
 
 ODD, UNUSED, BLANK, PLAIN = 255, 254, 253, 252
 """What became of a line that is no event: left to the careful way, counted, blank, text without any sign."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 
-from kvmpfn.traces.counters import NUMBER, STATISTICS, Table
-from kvmpfn.traces.reader import Reader
+from kvmpfn.traces.summaries.counters import NUMBER, STATISTICS, Table
+from kvmpfn.traces.summaries.reader import Reader
 
 _EVENT = r"[a-z][a-z0-9_]*(?:\([A-Za-z0-9_]+\))?"
 _TITLE = re.compile(r"kvm statistics(?: - (summary|pid (\d{1,10})(?: \((.*)\))?))?(?:\s+Guest is DEAD)?")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections import Counter
 
-from kvmpfn.traces.counters import READING, Table
+from kvmpfn.traces.summaries.counters import READING, Table
 
 HEADER = struct.Struct("<6I")
 DESCRIPTOR = struct.Struct("<IhHII")

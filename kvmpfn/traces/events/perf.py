@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from kvmpfn.traces.ftrace import HEAD_LIMIT, Place
+from kvmpfn.traces.events.ftrace import HEAD_LIMIT, Place
 
 __all__ = ["LOST", "Traced", "place", "traced"]
 

@@ -1,0 +1,1 @@
+"""Recordings of events: text of ftrace, trace-cmd, perf and bpftrace into columns."""
