@@ -21,6 +21,7 @@ DOCUMENTS = (
     "docs/workloads.md",
     "docs/recording.md",
     "docs/exporting.md",
+    "docs/speed.md",
 )
 
 
