@@ -180,14 +180,14 @@ class Host(Record):
         scaled = host.replace(**changes)
         return host if scaled == host else scaled.replace(extrapolated=True)
 
-    def with_cost(self, name: str, value: int | float | str | Decimal) -> Host:
-        """Return a copy in which one cost has another value (a time in ns, or a plain number)."""
+    def with_cost(self, name: str, value: int | float | str | Decimal, reason: str = "set by hand") -> Host:
+        """Return a copy in which one cost has another value (a time in ns, or a plain number), and why."""
         if name not in COSTS:
             raise InputError(f"unknown cost {name!r}; nearest is {nearest(name, COSTS)!r}", "costs")
         old = self.costs[name]
         try:
             fields: dict[str, Any] = {"value": value, "low": value, "high": value, "unit": old.unit}
-            cost = Cost(**fields, status="assumed", reason=f"set by hand; the host's own is {old.value}")
+            cost = Cost(**fields, status="assumed", reason=f"{reason}; the host's own is {old.value}")
         except InputError as error:
             raise InputError(error.message, f"costs.{name}") from None
         return self.replace(costs=self.costs | {name: cost})

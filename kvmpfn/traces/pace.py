@@ -71,7 +71,7 @@ def paced_host(trace: Trace, host: str | Host) -> Host:
     """
     paced = host if isinstance(host, Host) else Host.load(host)
     for name, value in pace(trace, paced).items():
-        paced = paced.with_cost(str(name), round(float(value), 3))
+        paced = paced.with_cost(str(name), round(float(value), 3), f"median of {trace.name}")
     return paced
 
 

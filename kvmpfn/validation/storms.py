@@ -213,7 +213,7 @@ class Pace:
         costs |= {"exit": self.gaps.min() / 2, "entry": self.gaps.min() / 2, "access": max(self.hit, 0.001)}
         costs |= {"notifier_call": end, "zap_leaf": leaf, "host_pte": page}
         for name, value in costs.items():
-            host = host.with_cost(name, round(1000 * float(value), 3))
+            host = host.with_cost(name, round(1000 * float(value), 3), "drawn from those recorded")
         # What a start takes more than an end passes before the sequence moves: in the hold, for the model.
         return host, f"{round(1000 * (hold + max(0.0, start - end)))}ns"
 
