@@ -67,8 +67,8 @@ MOST_NAMES = 1 << 12
 
 HEAD = 100
 
-BLOCK = 1 << 16
-"""Lines of a block."""
+BLOCK = 1 << 12
+"""Lines of a block: few enough that what is held of them stays in the caches."""
 
 DAY = 86400 * 10**12
 MOST_TIME = 100 * 365 * DAY
