@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from kvmpfn.files import written
 from kvmpfn.units import InputError, nearest
 
 if TYPE_CHECKING:
@@ -587,14 +588,8 @@ def _write_csv(frame: pd.DataFrame, path: Path) -> None:
 
 def _write_text(text: str, path: Path) -> None:
     """Write a file whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with written(path) as (part,):
         part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _show_run(result: Run, explain: int | None, as_json: bool, rows: int) -> None:

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import re
-import threading
 from collections.abc import Mapping
 from functools import cached_property
 from html import escape
@@ -30,6 +29,7 @@ from kvmpfn.core.names import (
     TIMELINE,
     VCPU_FIELDS,
 )
+from kvmpfn.files import written
 from kvmpfn.units import InputError, nearest
 
 if TYPE_CHECKING:
@@ -393,14 +393,8 @@ class Run:
             }
         ).replace_schema_metadata(metadata)
         path = Path(path)
-        part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-        try:
+        with written(path) as (part,):
             pq.write_table(table, part)
-            os.replace(part, path)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
-        finally:
-            part.unlink(missing_ok=True)
 
     def write_events(self, path: str | os.PathLike[str], format: EventFormat | None = None) -> None:
         """Write the kept events to a file that other tools open; it appears whole or not at all.

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from kvmpfn.export.chrome import Chrome
 from kvmpfn.export.dat import Dat
 from kvmpfn.export.ftrace import Ftrace, Text, header, memory_map
 from kvmpfn.export.steps import PIDS_A_VM, follow
+from kvmpfn.files import written
 from kvmpfn.units import InputError, nearest
 
 if TYPE_CHECKING:
@@ -135,13 +135,13 @@ def _parquet(run: Run, file: Path) -> None:
     metadata = {**(table.schema.metadata or {}), **_metadata(run)}
     metadata["kvmpfn.actors"] = json.dumps(actor_names(run.scenario))
     metadata["kvmpfn.units"] = json.dumps(frame.attrs["units"])
-    with _parts(file) as (part,):
+    with written(file) as (part,):
         pq.write_table(table.replace_schema_metadata(metadata), part, row_group_size=1 << 20)
 
 
 def _ftrace(run: Run, file: Path) -> None:
     """Write ftrace text, whose first lines count the others, and the memory map beside it."""
-    with _parts(file, _map_file(file)) as (part, beside), tempfile.TemporaryFile(dir=file.parent) as body:
+    with written(file, _map_file(file)) as (part, beside), tempfile.TemporaryFile(dir=file.parent) as body:
         text = io.TextIOWrapper(body, encoding="utf-8", newline="\n")
         lines = Text(text)
         lines.mark(0, PROCESS, "kvmpfn_go")
@@ -159,7 +159,7 @@ def _ftrace(run: Run, file: Path) -> None:
 
 def _dat(run: Run, file: Path) -> None:
     """Write the file of trace-cmd, and the memory map beside it."""
-    with _parts(file, _map_file(file)) as (part, beside), tempfile.TemporaryFile(dir=file.parent) as pages:
+    with written(file, _map_file(file)) as (part, beside), tempfile.TemporaryFile(dir=file.parent) as pages:
         packed = Dat(pages)
         events, _ = follow(run, lambda machine: Ftrace(machine, packed))
         with part.open("wb") as out:
@@ -169,7 +169,7 @@ def _dat(run: Run, file: Path) -> None:
 
 def _chrome(run: Run, file: Path) -> None:
     """Write the Trace Event Format."""
-    with _parts(file) as (part,), _packed(part, file) as out:
+    with written(file) as (part,), _packed(part, file) as out:
         text = io.TextIOWrapper(out, encoding="utf-8", newline="\n")
         told = {name.removeprefix("kvmpfn."): value for name, value in _metadata(run).items()}
         told["log_kept"] = str(len(run.arrays["log"]))
@@ -188,18 +188,3 @@ def _packed(part: Path, file: Path) -> Iterator[IO[bytes]]:
                 yield cast(IO[bytes], packed)
         else:
             yield raw
-
-
-@contextmanager
-def _parts(*files: Path) -> Iterator[list[Path]]:
-    """Give a name to write to for each file; all are put in place together at the end, or none is left."""
-    parts = [file.with_name(f".{file.name}.{os.getpid()}-{threading.get_ident()}") for file in files]
-    try:
-        yield parts
-        for part, file in zip(parts, files, strict=True):
-            os.replace(part, file)
-    except OSError as error:
-        raise InputError(f"{files[0]}: cannot be written: {error.strerror or error}") from None
-    finally:
-        for part in parts:
-            part.unlink(missing_ok=True)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from kvmpfn.files import whole
 from kvmpfn.units import InputError
 
 EVENT_FIELDS: dict[str, tuple[str, ...]] = {
@@ -243,29 +242,22 @@ def write_parquet(path: str | os.PathLike[str], blocks: Iterable[Records]) -> Re
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    place = Path(path)
-    beside = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
     kinds = {name: pa.from_numpy_dtype(kind) for name, kind in COLUMNS.items()}
     schema = pa.schema(kinds | {"event": pa.dictionary(pa.int32(), pa.string())})
     names = pa.array(EVENTS)
     notes, events = Records(), 0
-    try:
-        with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
-            for group in _groups(blocks):
-                columns = [getattr(group, name) for name in COLUMNS]
-                codes = pa.array(group.event.astype("i4"))
-                columns[list(COLUMNS).index("event")] = pa.DictionaryArray.from_arrays(codes, names)
-                if len(group):
-                    writer.write_table(pa.table(columns, schema=schema))
-                notes.take_notes(group, events)
-                events += len(group)
-            kept = {name: value for name, value in vars(notes).items() if name not in COLUMNS}
-            kept["losses"] = notes.losses.tolist()
-            writer.add_key_value_metadata({NOTES: json.dumps(kept)})
-        beside.replace(place)
-    finally:
-        with suppress(FileNotFoundError):
-            beside.unlink()
+    with whole(Path(path)) as (part,), pq.ParquetWriter(part, schema, compression="zstd") as writer:
+        for group in _groups(blocks):
+            columns = [getattr(group, name) for name in COLUMNS]
+            codes = pa.array(group.event.astype("i4"))
+            columns[list(COLUMNS).index("event")] = pa.DictionaryArray.from_arrays(codes, names)
+            if len(group):
+                writer.write_table(pa.table(columns, schema=schema))
+            notes.take_notes(group, events)
+            events += len(group)
+        kept = {name: value for name, value in vars(notes).items() if name not in COLUMNS}
+        kept["losses"] = notes.losses.tolist()
+        writer.add_key_value_metadata({NOTES: json.dumps(kept)})
     return notes
 
 
