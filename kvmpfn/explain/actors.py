@@ -9,7 +9,7 @@ from kvmpfn.core import layout as L
 if TYPE_CHECKING:
     from kvmpfn.scenario import Scenario
 
-__all__ = ["MMU_LOCK_STEPS", "Actors", "actor_names"]
+__all__ = ["MMU_LOCK_STEPS", "Actors", "actor_names", "begins_fault"]
 
 MMU_LOCK_STEPS = frozenset(
     (L.PC_READ_LOCK, L.PC_WRITE_LOCK, L.PC_QUEUE_HEAD, L.PC_WRITE_GRANT, L.PC_READ_UNLOCK, L.PC_WRITE_UNLOCK)
@@ -95,6 +95,12 @@ def actor_names(scenario: Scenario) -> list[str]:
     for vm in range(scenario.vms):
         names += [(f"VM {vm} " if several else "") + f"vCPU {i}" for i in range(scenario.vcpus)]
     return names
+
+
+def begins_fault(w: memoryview, a: int) -> bool:
+    """Whether a vCPU's access that was just taken is not granted: the handler comes next."""
+    following: int = w[a + L.AFTER] if w[a + L.PC] == L.PC_PML_FLUSH else w[a + L.PC]
+    return following == L.PC_HANDLE
 
 
 class Actors:

@@ -14,7 +14,7 @@ import numpy as np
 
 from kvmpfn.core import layout as L
 from kvmpfn.core.names import PARTS, STEPS
-from kvmpfn.explain.actors import MMU_LOCK_STEPS, Actors
+from kvmpfn.explain.actors import MMU_LOCK_STEPS, Actors, begins_fault
 from kvmpfn.explain.fault import Attempt, Blame, Fault, Piece
 from kvmpfn.explain.retries import cells, entry_changed, follow_entry, new_retry, staled_by
 from kvmpfn.simulator import EVENTS_A_CHUNK, InvariantError
@@ -167,8 +167,7 @@ class _Watch:
         """Return what the fault's own step booked, by part; what lies between attempts books nothing."""
         w, a = self.w, fault.a
         if step == L.PC_ACCESS:
-            following = w[a + L.AFTER] if w[a + L.PC] == L.PC_PML_FLUSH else w[a + L.PC]
-            if following != L.PC_HANDLE:
+            if not begins_fault(w, a):
                 return {}
             before = [0] * L.PART_COUNT
             fault.attempts.append(Attempt(w[a + L.V_GFN], t))

@@ -15,7 +15,7 @@ import json
 from typing import TYPE_CHECKING, Any, TextIO
 
 from kvmpfn.core import layout as L
-from kvmpfn.explain.actors import CALLED, MMU_LOCK_STEPS
+from kvmpfn.explain.actors import CALLED, MMU_LOCK_STEPS, begins_fault
 from kvmpfn.explain.fault import Attempt, Fault
 from kvmpfn.explain.retries import cells, new_retry, staled_by
 
@@ -260,8 +260,7 @@ class Chrome:
     def _accessed(self, t: int, a: int) -> None:
         """An access that is not granted begins a fault."""
         w = self.w
-        following = w[a + L.AFTER] if w[a + L.PC] == L.PC_PML_FLUSH else w[a + L.PC]
-        if following == L.PC_HANDLE:
+        if begins_fault(w, a):
             access = f'"gfn":{w[a + L.V_GFN]},"access":"{KINDS[w[a + L.V_KIND]]}"'
             self._go(t, a, ("fault", "exit"), access)
 

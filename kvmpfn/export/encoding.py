@@ -122,7 +122,7 @@ class Encoding:
 
     def error_code(self, kind: int, entry: int) -> int:
         """Return the code of a violation by a kind of access, where an entry stood."""
-        leaf = entry & L.SPTE_PRESENT and not entry & L.SPTE_TABLE
+        leaf = _is_leaf(entry)
         if not self.ept:
             return NPT_ACCESS[kind] | (1 if leaf else 0)
         allowed = 8 | (entry & (L.SPTE_W | L.SPTE_X)) << 3 if leaf else 0
@@ -130,5 +130,9 @@ class Encoding:
 
     def pferr(self, kind: int, entry: int) -> int:
         """Return that code in the bits of PFERR_*, as KVM's handler has it on both machines."""
-        leaf = entry & L.SPTE_PRESENT and not entry & L.SPTE_TABLE
-        return (PFERR_PRESENT if leaf else 0) | PFERR[kind] | (0 if self.ept else PFERR_USER)
+        return (PFERR_PRESENT if _is_leaf(entry) else 0) | PFERR[kind] | (0 if self.ept else PFERR_USER)
+
+
+def _is_leaf(entry: int) -> bool:
+    """A present entry that maps memory."""
+    return entry & (L.SPTE_PRESENT | L.SPTE_TABLE) == L.SPTE_PRESENT

@@ -6,7 +6,6 @@ import gzip
 import io
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from kvmpfn.export.dat import Dat
 from kvmpfn.export.ftrace import Ftrace, Text, header, memory_map
 from kvmpfn.export.steps import PIDS_A_VM, follow
 from kvmpfn.files import written
+from kvmpfn.traces.source import text_beside
 from kvmpfn.units import InputError, nearest
 
 if TYPE_CHECKING:
@@ -97,16 +97,10 @@ def check_events_file(
             f"{file}: its suffix is none of {', '.join(FORMATS)}, .trace.gz, .json.gz; nearest is {near}"
         )
     if kind in ("ftrace", "trace.dat"):
-        beside = _map_file(file)
+        beside = text_beside(file)
         if beside == file or (beside.exists() and not _is_map(beside)):
             raise InputError(f"{beside}: is needed for the memory map beside {file.name}; take another name")
     return file, kind
-
-
-def _map_file(file: Path) -> Path:
-    """Return the text file beside a recording, as `kvmpfn.read_trace` looks for it."""
-    name = re.sub(r"(\.trace)?(\.txt|\.dat)?(\.gz)?$", "", file.name, count=1)
-    return file.with_name(f"{name}.txt")
 
 
 def _is_map(file: Path) -> bool:
@@ -141,7 +135,7 @@ def _parquet(run: Run, file: Path) -> None:
 
 def _ftrace(run: Run, file: Path) -> None:
     """Write ftrace text, whose first lines count the others, and the memory map beside it."""
-    with written(file, _map_file(file)) as (part, beside), tempfile.TemporaryFile(dir=file.parent) as body:
+    with written(file, text_beside(file)) as (part, beside), tempfile.TemporaryFile(dir=file.parent) as body:
         text = io.TextIOWrapper(body, encoding="utf-8", newline="\n")
         lines = Text(text)
         lines.mark(0, PROCESS, "kvmpfn_go")
@@ -159,7 +153,7 @@ def _ftrace(run: Run, file: Path) -> None:
 
 def _dat(run: Run, file: Path) -> None:
     """Write the file of trace-cmd, and the memory map beside it."""
-    with written(file, _map_file(file)) as (part, beside), tempfile.TemporaryFile(dir=file.parent) as pages:
+    with written(file, text_beside(file)) as (part, beside), tempfile.TemporaryFile(dir=file.parent) as pages:
         packed = Dat(pages)
         events, _ = follow(run, lambda machine: Ftrace(machine, packed))
         with part.open("wb") as out:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TextIO
 
 from kvmpfn.core import layout as L
 from kvmpfn.core.names import STEPS
+from kvmpfn.explain.actors import begins_fault
 from kvmpfn.explain.retries import cells, new_retry
 from kvmpfn.export.encoding import Encoding
 from kvmpfn.export.tracepoints import FIXED, SPURIOUS, TRACEPOINTS
@@ -181,8 +182,7 @@ class Ftrace:
     def after_access(self, t: int, a: int) -> None:
         """A violation, if the access was not granted."""
         w, fault, code = self.w, self.faults[a], self.encoding
-        following = w[a + L.AFTER] if w[a + L.PC] == L.PC_PML_FLUSH else w[a + L.PC]
-        if following != L.PC_HANDLE:
+        if not begins_fault(w, a):
             return
         at, _ = self.machine.lookup(w[a + L.VM], w[a + L.V_GFN])
         fault.entry = w[at]

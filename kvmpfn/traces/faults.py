@@ -25,10 +25,17 @@ import numpy as np
 
 from kvmpfn.traces.events.records import CODE, COLUMNS, EVENT_FIELDS, Records
 from kvmpfn.traces.follow import (
+    ALL_CALLS,
+    ALL_EVENTS,
+    ALL_FAULTS,
     BEGINS,
     CALL_FIELDS,
     COUNTS,
     FAULT_FIELDS,
+    GFN,
+    LOST,
+    PASSED,
+    RETURNED,
     ROLES,
     THREAD_FIELDS,
     WHERE,
@@ -45,8 +52,6 @@ if TYPE_CHECKING:
     Words = NDArray[np.int64]
 
 __all__ = ["NAMES", "OUTCOMES", "Faults"]
-
-GFN_MASK = (1 << 52) - 1
 
 OUTCOMES = {
     "6.1": {0: "CONTINUE", 1: "RETRY", 2: "EMULATE", 3: "INVALID", 4: "FIXED", 5: "SPURIOUS"},
@@ -186,8 +191,8 @@ class Faults:
         self._runs |= set(np.unique(thread[runs]).tolist())
         cpu, losses = _cpus(block["cpu"]), np.column_stack([losses[:, 0], _cpus(losses[:, 1])])
         enter, unmap = (int((role == ROLES.index(name)).sum()) for name in ("fault", "unmap"))
-        self._faults = _room(self._faults, int(self._counts[0]) + enter)
-        self._calls = _room(self._calls, int(self._counts[1]) + unmap)
+        self._faults = _room(self._faults, int(self._counts[ALL_FAULTS]) + enter)
+        self._calls = _room(self._calls, int(self._counts[ALL_CALLS]) + unmap)
         self._state = _room(self._state, len(self.pids))
         highest = max([int(column.max()) for column in (cpu, losses[:, 1]) if len(column)], default=-1)
         self._cpus = _room(self._cpus, highest + 2)
@@ -205,15 +210,15 @@ class Faults:
         )  # fmt: skip
 
     def __len__(self) -> int:
-        return int(self._counts[0])
+        return int(self._counts[ALL_FAULTS])
 
     def fault(self, name: str) -> Words:
         """Return a column of `FAULT_FIELDS`."""
-        return self._faults[: self._counts[0], FAULT_FIELDS.index(name)]
+        return self._faults[: self._counts[ALL_FAULTS], FAULT_FIELDS.index(name)]
 
     def call(self, name: str) -> Words:
         """Return a column of `CALL_FIELDS`."""
-        return self._calls[: self._counts[1], CALL_FIELDS.index(name)]
+        return self._calls[: self._counts[ALL_CALLS], CALL_FIELDS.index(name)]
 
     def pid(self, thread: Words) -> Words:
         """Return the thread ids of threads."""
@@ -222,7 +227,7 @@ class Faults:
     @property
     def events(self) -> int:
         """Events so far."""
-        return int(self._counts[2])
+        return int(self._counts[ALL_EVENTS])
 
     @property
     def vcpu_threads(self) -> list[int]:
@@ -232,7 +237,7 @@ class Faults:
     @property
     def gfn(self) -> Words:
         """The page of each fault."""
-        return (self.fault("address") >> PAGE_SHIFT) & GFN_MASK
+        return (self.fault("address") >> PAGE_SHIFT) & GFN
 
     @property
     def thread_vcpus(self) -> tuple[Words, NDArray[np.bool_]]:
@@ -259,12 +264,12 @@ class Faults:
             [NAMES.index(name) for name in (nothing, "FIXED", "EMULATE", "SPURIOUS")], np.int8
         )
         found = np.zeros(len(state), dtype=np.int8)
-        returned, passed = state == 1, state == 2
+        returned, passed = state == RETURNED, state == PASSED
         in_range = (ret[returned] >= 0) & (ret[returned] < len(numbers))
         found[returned] = numbers[np.where(in_range, ret[returned], len(numbers) - 1)]
         found[passed] = evidence[self.fault("evidence")[passed]]
         found[passed & (found == NAMES.index("RETRY")) & self._went_on()] = NAMES.index("unknown")
-        found[state == 3] = NAMES.index("unknown")
+        found[state == LOST] = NAMES.index("unknown")
         return found, passed & (found != NAMES.index("unknown"))
 
     def _went_on(self) -> NDArray[np.bool_]:

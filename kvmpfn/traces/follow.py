@@ -1,7 +1,7 @@
 """Follow each thread through its faults and invalidations, in the order of the lines: one compiled loop.
 
 What an event means here is its role; which event of a recording has which role is `kvmpfn.traces.faults`'s.
-All of it stands in this file because the compiler's cache looks at the entry point's file only.
+Its codes are numbered in this file, since the compiler's cache is named by the files of this folder.
 """
 
 from __future__ import annotations

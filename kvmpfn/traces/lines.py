@@ -10,10 +10,17 @@ from kvmpfn.traces.source import Source
 from kvmpfn.units import InputError
 
 LONG = 4096
-"""Characters of a line that patterns are tried on: so that no line takes long, whatever the pattern."""
+"""Characters of a line that patterns are tried on: so that no line takes long, whatever the pattern. The
+kernel's longest is a fourth of it."""
 
 _QUOTES = re.compile(r"(?:[>|]\s?)+")
+_PRINTABLE = re.compile(r"=([\dA-F]{2})", re.ASCII)
 _ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|[()][A-Z0-9]|[=>])|\x00")
+
+
+def unescape(text: str) -> str:
+    """Undo the escapes of quoted-printable."""
+    return _PRINTABLE.sub(lambda found: chr(int(found[1], 16)), text)
 
 
 class Lines:

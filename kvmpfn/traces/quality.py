@@ -16,7 +16,7 @@ from kvmpfn.core.names import STEPS
 from kvmpfn.simulator import simulate
 from kvmpfn.traces.locality import run_lengths
 from kvmpfn.traces.replay import replay
-from kvmpfn.traces.trace import UNTOLD
+from kvmpfn.traces.trace import retries_known
 from kvmpfn.units import PAGE
 
 if TYPE_CHECKING:
@@ -128,11 +128,8 @@ def _recorded(fit: Fit) -> Measured:
     time = faults["time_ps"].to_numpy(dtype=np.int64)
     page = np.array(place.dropna().tolist(), dtype=np.int64)
     stride = fit.places.stride if fit.places.pattern == "sweep" else 1
-    calls = trace.invalidations
-    if trace.memslots is not None:
-        calls = calls[calls["gfn_start"].notna()]
-    known = (faults["outcome"] == "unknown").mean() <= UNTOLD
-    retries = int((faults["outcome"] == "RETRY").sum()) if known else np.nan
+    calls = trace.guest_calls()
+    retries = int((faults["outcome"] == "RETRY").sum()) if retries_known(faults) else np.nan
     measured = _measure(
         faults["vcpu"].to_numpy(), page, time, np.where(left >= 0, left, time), stride, retries,
         len(calls), trace.duration_ps,

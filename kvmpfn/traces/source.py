@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import lzma
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -39,6 +40,12 @@ TOOLS = {
     ),
 }
 """Binary recordings by their first bytes, and the program and arguments that make text of them."""
+
+
+def text_beside(file: Path) -> Path:
+    """Return the text file that may stand beside a recording, with its set-up, memory map and counters."""
+    stem = re.sub(r"(\.trace)?(\.txt|\.dat)?(\.gz|\.xz|\.zst)?$", "", file.name, count=1)
+    return file.with_name(f"{stem}.txt")
 
 
 class Source:

@@ -21,6 +21,7 @@ from kvmpfn.traces.faults import NAMES, OUTCOMES, Faults
 from kvmpfn.traces.follow import WHERE, WHY
 from kvmpfn.traces.machines import KINDS, MACHINES, access_kinds, machines
 from kvmpfn.traces.memslots import Memslots
+from kvmpfn.traces.source import text_beside
 from kvmpfn.traces.storm_fit import fit_storm
 from kvmpfn.traces.summaries.counters import PAGE_SHIFT, Counters
 from kvmpfn.traces.summaries.tables import read_counters
@@ -579,11 +580,14 @@ class Trace:
         asked = float(self.config.get("rate", 0))
         return [fit_storm(calls, asked, self.memslots) for calls in self.storm_calls()]
 
+    def guest_calls(self) -> pd.DataFrame:
+        """Return the invalidations that meet a memslot; without a map of memory, all."""
+        calls = self.invalidations
+        return calls if self.memslots is None else calls[calls["gfn_start"].notna()]
+
     def storm_calls(self) -> list[pd.DataFrame]:
         """Return the invalidations that `storms` is fitted to, a table a thread."""
-        calls = self.invalidations
-        if self.memslots is not None:
-            calls = calls[calls["gfn_start"].notna()]
+        calls = self.guest_calls()
         groups = (group for _, group in calls.groupby("pid", sort=False))
         return [group for group in groups if len(group) >= INVALIDATORS and group["start_ps"].nunique() > 1]
 
@@ -634,6 +638,11 @@ class Trace:
         from kvmpfn.traces.fit import fit
 
         return fit(self, vm=vm, host=host)
+
+
+def retries_known(faults: pd.DataFrame) -> bool:
+    """Whether enough of some faults' outcomes are known for a share of retries."""
+    return bool((faults["outcome"] == "unknown").mean() <= UNTOLD)
 
 
 def as_replay(frame: pd.DataFrame, *, think: bool = True) -> workloads.Workload:
@@ -717,8 +726,7 @@ def _beside(file: Path) -> Counters | None:
         there = [one.name for one in sorted(file.parent.glob("*.trace*"))] if file.parent.is_dir() else []
         near = nearest(file.name, there) if there else "none"
         raise InputError(f"{file.name}: no such recording; nearest valid: {near}")
-    stem = re.sub(r"(\.trace)?(\.txt|\.dat)?(\.gz|\.xz|\.zst)?$", "", file.name, count=1)
-    text = file.with_name(f"{stem}.txt")
+    text = text_beside(file)
     return _summary(text) if text.is_file() and text != file else None
 
 

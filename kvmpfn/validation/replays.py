@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvmpfn.traces.trace import UNTOLD
+from kvmpfn.traces.trace import retries_known
 from kvmpfn.validation.ratios import CELLS, ratios
 
 if TYPE_CHECKING:
@@ -113,8 +113,7 @@ def preset_quantities(trace: Trace, frame: pd.DataFrame, vm: int = 0) -> pd.Data
     )
     by, scale = ("invalidations", 1) if frame["invalidations"].sum() else ("pf_taken", 100)
     rows = []
-    known = (faults["outcome"] == "unknown").mean() <= UNTOLD
-    if known and (calls or by == "pf_taken"):
+    if retries_known(faults) and (calls or by == "pf_taken"):
         count, of = int((faults["outcome"] == "RETRY").sum()), calls if by == "invalidations" else len(faults)
         half = 1.96 * count**0.5  # as if retries were independent
         rows.append(

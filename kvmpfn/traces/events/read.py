@@ -33,6 +33,7 @@ from kvmpfn.traces.events.records import (
     write_parquet,
 )
 from kvmpfn.traces.events.texts import ISA, Unreadable, Words, read_arguments, read_fields
+from kvmpfn.traces.lines import LONG, unescape
 from kvmpfn.traces.source import PARQUET, Source
 from kvmpfn.units import InputError, nearest
 
@@ -43,9 +44,6 @@ __all__ = ["convert", "read_blocks", "read_records"]
 
 TAILS = 4
 """Lines that an event may be wrapped over, less one."""
-
-LONG = 4096
-"""Bytes of a line that is still read; the kernel's longest is a fourth of it."""
 
 REASONS_LIMIT = 1000
 """Different reasons for skipping that are told apart, and exit reasons likewise."""
@@ -71,7 +69,6 @@ BACKWARD = "time runs backward"
 _QUOTED = re.compile(r"(?:\s{0,3}>)+ ?")
 _LOGGED = re.compile(r"(?:<\d+>)?\[ *\d+\.\d{3,6}\] ")
 _NOTE = re.compile(r"(?<!\s)\s+<--")
-_HEX = re.compile(r"=([\dA-F]{2})")
 _STAMPS = re.compile(rb"[ \]](\d{1,19})(\.\d{1,12})?: ")
 _TIMELESS = re.compile(r"\s*(?:[\w-]+:)?([A-Za-z_]\w{0,99}):(?=\s|$)", re.ASCII)
 _FILE = re.compile(r"(\S+):\s+(.*)")
@@ -284,7 +281,7 @@ class Reader:
             return Skip("line too long")
         found = self._parse_plain(text)
         if isinstance(found, Skip) and "=" in text and (text.endswith(("=", "=20")) or "=3D" in text):
-            decoded = _HEX.sub(lambda one: chr(int(one[1], 16)), text).rstrip()
+            decoded = unescape(text).rstrip()
             again = self._parse_plain(decoded) if decoded else found
             if isinstance(again, Event):
                 return again

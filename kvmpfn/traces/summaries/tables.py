@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from kvmpfn.traces.lines import LONG, Lines
+from kvmpfn.traces.lines import LONG, Lines, unescape
 from kvmpfn.traces.summaries.binary_stats import is_binary, read_binary
 from kvmpfn.traces.summaries.counters import Counters, Table
 from kvmpfn.traces.summaries.kvm_counters import Debugfs, QemuStats, Recorder
@@ -28,7 +28,6 @@ HEAD = 1 << 16
 MOST_BINARY = 1 << 26
 CUT = ("packed file that ends too early",)
 
-_PRINTABLE = re.compile(r"=([0-9A-F]{2})")
 _KERNEL = re.compile(r"(?:Linux version|os release :|Linux \S+) (\d{1,3}\.\d{1,3}[\w.+-]{0,64}).*")
 
 
@@ -132,8 +131,8 @@ def _offer(readers: list[Reader], line: str) -> bool | str:
     for reader in readers:
         if taken := reader.take(line):
             return taken
-    if _PRINTABLE.search(line):
-        plain = _PRINTABLE.sub(lambda found: chr(int(found[1], 16)), line).strip()
+    if (decoded := unescape(line)) != line:
+        plain = decoded.strip()
         for reader in readers:
             if taken := reader.take(plain):
                 return taken
