@@ -12,6 +12,7 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 
 __all__ = [
     "PAGE",
+    "PAGE_SHIFT",
     "TIME_LIMIT_PS",
     "InputError",
     "format_size",
@@ -23,7 +24,8 @@ __all__ = [
     "round_half_even",
 ]
 
-PAGE = 4096
+PAGE_SHIFT = 12
+PAGE = 1 << PAGE_SHIFT
 """Bytes of the smallest page."""
 
 TIME_LIMIT_PS = 1 << 53

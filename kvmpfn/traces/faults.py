@@ -42,7 +42,7 @@ from kvmpfn.traces.follow import (
     WHY,
     follow,
 )
-from kvmpfn.traces.summaries.counters import PAGE_SHIFT
+from kvmpfn.units import PAGE_SHIFT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -20,9 +20,8 @@ from kvmpfn.scenario import Scenario
 from kvmpfn.storms import Storm
 from kvmpfn.traces.locality import Locality, locality, times_away
 from kvmpfn.traces.replay import HUGE, huge, memory, mmu, own_host, own_time
-from kvmpfn.traces.summaries.counters import PAGE_SHIFT
 from kvmpfn.traces.trace import Trace
-from kvmpfn.units import PAGE, InputError, format_size, format_time, parse_size
+from kvmpfn.units import PAGE, PAGE_SHIFT, InputError, format_size, format_time, parse_size
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvmpfn.traces.summaries.counters import PAGE_SHIFT
-from kvmpfn.units import InputError, nearest
+from kvmpfn.units import PAGE, PAGE_SHIFT, InputError, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,8 +44,8 @@ class Memslots:
             what = f"memslots: gfn {gfn:#x}, hva {hva:#x}, {pages} pages"
             if not (0 <= gfn < PAGES_LIMIT and 0 < pages < PAGES_LIMIT and 0 <= hva < 1 << 63):
                 raise InputError(f"{what}: no memslot; nearest valid: (0x100000, 0x7f0000000000, 262144)")
-            if hva & 4095:
-                raise InputError(f"{what}: hva is not the start of a page; nearest is {hva >> 12 << 12:#x}")
+            if hva % PAGE:
+                raise InputError(f"{what}: hva is not the start of a page; nearest is {hva - hva % PAGE:#x}")
             if number and rows[number - 1][0] + rows[number - 1][2] > gfn:
                 raise InputError(
                     f"{what}: overlaps the slot before; nearest gfn is {sum(rows[number - 1][::2]):#x}"
@@ -104,7 +103,7 @@ class Memslots:
 
 def _pages_up(end: NDArray[np.uint64]) -> Words:
     """Return ends of ranges in pages, a begun one whole."""
-    return (end >> np.uint64(PAGE_SHIFT)).astype(np.int64) + ((end & np.uint64(4095)) > 0)
+    return (end >> np.uint64(PAGE_SHIFT)).astype(np.int64) + ((end % np.uint64(PAGE)) > 0)
 
 
 def _rows(slots: Any) -> list[tuple[int, int, int]]:

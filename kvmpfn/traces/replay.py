@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 from kvmpfn.hosts import Host
 from kvmpfn.scenario import Region, Scenario
 from kvmpfn.traces.pace import paced_host, round_trip_ps
-from kvmpfn.traces.summaries.counters import PAGE_SHIFT
 from kvmpfn.traces.trace import Trace, as_replay
-from kvmpfn.units import InputError, format_size, parse_size
+from kvmpfn.units import PAGE_SHIFT, InputError, format_size, parse_size
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -23,10 +23,10 @@ from kvmpfn.traces.machines import KINDS, MACHINES, access_kinds, machines
 from kvmpfn.traces.memslots import Memslots
 from kvmpfn.traces.source import text_beside
 from kvmpfn.traces.storm_fit import fit_storm
-from kvmpfn.traces.summaries.counters import PAGE_SHIFT, Counters
+from kvmpfn.traces.summaries.counters import Counters
 from kvmpfn.traces.summaries.tables import read_counters
 from kvmpfn.traces.threads import vm_of
-from kvmpfn.units import InputError, nearest
+from kvmpfn.units import PAGE_SHIFT, InputError, nearest
 
 if TYPE_CHECKING:
     import pandas as pd

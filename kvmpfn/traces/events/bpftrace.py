@@ -30,8 +30,7 @@ from kvmpfn.traces.events.records import (
 )
 from kvmpfn.traces.lines import LONG, Lines
 from kvmpfn.traces.source import PARQUET, TOOLS
-from kvmpfn.traces.summaries.counters import PAGE_SHIFT
-from kvmpfn.units import TIMES, InputError, nearest, round_half_even
+from kvmpfn.units import PAGE_SHIFT, TIMES, InputError, nearest, round_half_even
 
 PRESET = (
     r"^(?P<time>\d+) (?P<cpu>\d+) (?P<tid>\d+) (?P<event>\w+)(?: vcpu (?P<vcpu>\d+))?(?: rip (?P<rip>\w+))?"

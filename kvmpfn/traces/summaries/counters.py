@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kvmpfn.units import TIMES, InputError, round_half_even
+from kvmpfn.units import PAGE_SHIFT, TIMES, InputError, round_half_even
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PAGE_SHIFT = 12
 
 NUMBER = r"\d{1,20}"
 """Digits of a counter; the largest of 64 bits has 20."""
