@@ -124,9 +124,7 @@ def access(w, a):
     if w[L.TAKEN] >= w[L.UNTIL_FAULTS]:
         stop_vcpu(w, a)
         return
-    prefetch(
-        w, line
-    )  # of the leaf; all that is asked for here is looked at after the exit, many events later
+    prefetch(w, line)  # the leaf's; both are looked at after the exit, many events later
     prefetch_page(w, vm, gfn)
     w[a + L.V_HITS] = 0
     if w[a + L.V_TRIES] == 0:
